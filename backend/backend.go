@@ -14,7 +14,9 @@ type Backend interface {
 
 	// WriteAt stores p at off. It does not keep or change p. A range that does
 	// not lie in the region is [ErrOutOfRange] and nothing is written. A write
-	// is durable after [Backend.Sync].
+	// is durable after [Backend.Sync]. Once the call has returned, whatever it
+	// returned, it changes nothing any more: a cancelled write first waits until
+	// the storage has let go of it, since it must not land on a later one.
 	WriteAt(ctx context.Context, p []byte, off int64) (n int, err error)
 
 	// Sync returns once every write that returned before the call is durable, as

@@ -10,7 +10,7 @@
 //	n, err := p.ReadAt(ctx, buf, off) // fetched now, local ever after
 //	n, err = p.WriteAt(ctx, buf, off) // local now
 //	err = p.Sync(ctx)                 // durable in the backend
-//	err = p.Close()                   // Sync, then free everything
+//	err = p.Close(ctx)                // Sync, then free everything
 //
 // The local copy lives in memory (a memfd that may be mapped), or with
 // [Options.Dir] in a sparse file on disk. A pager with a directory survives

@@ -86,7 +86,7 @@ func (p *Pager) wait(ctx context.Context, f *fetch) error {
 	case <-f.done:
 		return f.err
 	case <-ctx.Done():
-	case <-p.fetchCtx.Done():
+	case <-p.workCtx.Done():
 	}
 	p.leave(f)
 	if err := ctx.Err(); err != nil {
@@ -120,7 +120,7 @@ func (p *Pager) ensure(ctx context.Context, r region.Range) error {
 		if absent >= end {
 			return nil
 		}
-		if p.fetchCtx.Err() != nil {
+		if p.workCtx.Err() != nil {
 			return region.ErrClosed
 		}
 		waits := p.demand(absent, end)
@@ -165,7 +165,7 @@ func (p *Pager) demand(i, end region.ChunkIndex) []*fetch {
 	}
 	p.mu.Unlock()
 	for _, f := range mine {
-		p.goWork(func() { p.run(f) })
+		p.work.Go(func() { p.run(f) })
 	}
 	return all
 }
@@ -183,7 +183,7 @@ func (p *Pager) newFetchLocked(i, limit region.ChunkIndex) *fetch {
 
 // run brings the chunks of f from the backend and releases it.
 func (p *Pager) run(f *fetch) {
-	ctx, cancel := context.WithCancel(p.fetchCtx)
+	ctx, cancel := context.WithCancel(p.workCtx)
 	defer cancel()
 	p.mu.Lock()
 	f.cancel = cancel
@@ -197,7 +197,7 @@ func (p *Pager) run(f *fetch) {
 	switch {
 	case err == nil:
 		p.setLocal(f)
-	case p.fetchCtx.Err() != nil:
+	case p.workCtx.Err() != nil:
 		err = region.ErrClosed
 	case ctx.Err() != nil:
 		err = errAbandoned

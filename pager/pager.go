@@ -41,12 +41,12 @@ type Pager struct {
 	inflight map[region.ChunkIndex]*fetch // being fetched or overwritten whole
 	pushing  map[region.ChunkIndex]*push
 
-	fetchCtx    context.Context // ends when Close begins
-	cancelFetch context.CancelFunc
-	pushCtx     context.Context // ends when Close has synced
-	cancelPush  context.CancelFunc
-	work        sync.WaitGroup // every goroutine that the pager started
-	background  sync.WaitGroup // those of pull and push
+	workCtx    context.Context // of fetches and background work; ends when Close begins
+	cancelWork context.CancelFunc
+	work       sync.WaitGroup  // fetches and background work
+	pushCtx    context.Context // of pushes; ends when Close gives up
+	cancelPush context.CancelFunc
+	pushes     sync.WaitGroup
 
 	gate   sync.RWMutex // held for reading by operations
 	closed bool         // guarded by gate
@@ -88,7 +88,7 @@ func Open(ctx context.Context, b backend.Backend, o Options) (*Pager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open pager: %w", err)
 	}
-	p.fetchCtx, p.cancelFetch = context.WithCancel(context.Background())
+	p.workCtx, p.cancelWork = context.WithCancel(context.Background())
 	p.pushCtx, p.cancelPush = context.WithCancel(context.Background())
 
 	if o.Pull.First {
@@ -96,13 +96,13 @@ func Open(ctx context.Context, b backend.Backend, o Options) (*Pager, error) {
 			return nil, errors.Join(fmt.Errorf("pull before opening: %w", err), p.abort())
 		}
 	} else if !o.Pull.Off {
-		p.goBackground(func() {
+		p.work.Go(func() {
 			// Without First, errors of single ranges are logged and retried.
-			_ = p.pull(p.fetchCtx, false)
+			_ = p.pull(p.workCtx, false)
 		})
 	}
 	if !o.Push.Off && !o.ReadOnly {
-		p.goBackground(func() { p.pushLoop(p.fetchCtx) })
+		p.work.Go(func() { p.pushLoop(p.workCtx) })
 	}
 	return p, nil
 }
@@ -312,7 +312,7 @@ func (p *Pager) overwrite(ctx context.Context, r region.Range, put func(region.R
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if p.fetchCtx.Err() != nil {
+		if p.workCtx.Err() != nil {
 			return region.ErrClosed
 		}
 	}
@@ -351,35 +351,36 @@ func (p *Pager) mark(first, end region.ChunkIndex) {
 
 // Close runs the BeforeClose hook, makes everything durable as Sync does, and
 // frees the local copy, or with Options.Dir leaves it for the next Open. Reads
-// that wait for a fetch end with region.ErrClosed. The pager is closed even if
-// an error is returned; the first call's result is returned by every call.
-func (p *Pager) Close() error {
+// that wait for a fetch end with region.ErrClosed. When ctx ends, the rest is not
+// pushed and Close returns its error. The pager is closed even if an error is
+// returned; the first call's result is returned by every call.
+func (p *Pager) Close(ctx context.Context) error {
 	p.once.Do(func() {
 		var errs []error
 		if h := p.opts.Hooks.BeforeClose; h != nil {
-			if err := h(p.pushCtx); err != nil {
+			if err := h(ctx); err != nil {
 				errs = append(errs, fmt.Errorf("before close: %w", err))
 			}
 		}
-		p.cancelFetch()
+		p.cancelWork()
 		p.gate.Lock()
 		p.closed = true
 		p.gate.Unlock()
-		p.background.Wait()
+		p.work.Wait()
 		if !p.opts.ReadOnly {
-			errs = append(errs, p.sync(p.pushCtx))
+			errs = append(errs, p.sync(ctx))
 		}
-		errs = append(errs, p.abort())
-		p.closeE = errors.Join(errs...)
+		p.closeE = errors.Join(append(errs, p.abort())...)
 	})
 	return p.closeE
 }
 
 // abort ends all work and frees the store without pushing anything.
 func (p *Pager) abort() error {
-	p.cancelFetch()
+	p.cancelWork()
 	p.cancelPush()
 	p.work.Wait()
+	p.pushes.Wait()
 	return p.closeStore()
 }
 
@@ -390,10 +391,3 @@ func (p *Pager) closeStore() error {
 	}
 	return err
 }
-
-func (p *Pager) goBackground(f func()) {
-	p.background.Add(1)
-	p.goWork(func() { defer p.background.Done(); f() })
-}
-
-func (p *Pager) goWork(f func()) { p.work.Go(f) }

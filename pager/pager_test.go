@@ -101,7 +101,7 @@ func open(t *testing.T, b backend.Backend, o Options) *Pager {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { p.Close() })
+	t.Cleanup(func() { p.Close(context.Background()) })
 	return p
 }
 
@@ -471,7 +471,7 @@ func TestBackgroundPullSurvivesFailures(t *testing.T) {
 		if s := p.Stats(); !s.PullDone || s.FetchErrors == 0 {
 			t.Errorf("%+v; want a finished pull that met errors", s)
 		}
-		if err := p.Close(); err != nil {
+		if err := p.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -537,7 +537,7 @@ func TestBackgroundPushWorksAndRetries(t *testing.T) {
 		if fails.Load() < 4 || p.Stats().Dirty != 0 || !bytes.Equal(b.bytes()[4000:4200], make([]byte, 200)) {
 			t.Errorf("after a minute %d chunks are dirty, %d pushes were tried", p.Stats().Dirty, fails.Load())
 		}
-		if err := p.Close(); err != nil {
+		if err := p.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -551,7 +551,7 @@ func TestCloseEndsReadersThatWait(t *testing.T) {
 	read := make(chan error, 1)
 	go func() { _, err := p.ReadAt(context.Background(), make([]byte, 1), 0); read <- err }()
 	<-entered
-	if err := p.Close(); err != nil {
+	if err := p.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-read; !errors.Is(err, region.ErrClosed) {
@@ -567,7 +567,7 @@ func TestCloseEndsReadersThatWait(t *testing.T) {
 			t.Errorf("%s after Close = %v; want ErrClosed", name, err)
 		}
 	}
-	if err := p.Close(); err != nil {
+	if err := p.Close(context.Background()); err != nil {
 		t.Errorf("second Close = %v", err)
 	}
 }
@@ -578,14 +578,14 @@ func TestCloseMakesWritesDurableAndReportsFailure(t *testing.T) {
 	b := newStub(4096)
 	p := open(t, b, quiet)
 	write(t, p, 9, []byte("kept"))
-	if err := p.Close(); err != nil || string(b.synced[9:13]) != "kept" {
+	if err := p.Close(context.Background()); err != nil || string(b.synced[9:13]) != "kept" {
 		t.Errorf("Close = %v, backend has %q", err, b.synced[9:13])
 	}
 	cause := errors.New("refused")
 	b.onWrite = func(context.Context, int64, int64) error { return cause }
 	p = open(t, b, quiet)
 	write(t, p, 9, []byte("lost"))
-	if err := p.Close(); !errors.Is(err, cause) {
+	if err := p.Close(context.Background()); !errors.Is(err, cause) {
 		t.Errorf("Close = %v; want the push's error", err)
 	}
 }
@@ -661,7 +661,7 @@ func TestHooks(t *testing.T) {
 	if err := p.Sync(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := p.Close(); !errors.Is(err, refused) {
+	if err := p.Close(context.Background()); !errors.Is(err, refused) {
 		t.Errorf("Close = %v; want the hook's error", err)
 	}
 	p.work.Wait()
@@ -762,7 +762,7 @@ func TestModel(t *testing.T) {
 			}
 		}
 		quietNow.Store(true)
-		if err := p.Close(); err != nil {
+		if err := p.Close(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(b.synced, model) {

@@ -141,31 +141,41 @@ func (p *Pager) pushRun(ctx context.Context, i, end region.ChunkIndex) error {
 		}
 		p.mu.Unlock()
 		p.stats.dirty.Add(-int64(u.end - u.first))
-
-		u.err = p.carry(ctx, p.geo.Span(u.first, u.end))
-		if u.err != nil {
-			for k := u.first; k < u.end; k++ {
-				if p.dirty.Set(k) {
-					p.stats.dirty.Add(1)
-				}
-			}
-			p.stats.fail(&p.stats.pushErrors, u.err)
-			if first == nil {
-				first = u.err
-			}
+		p.pushes.Go(func() { p.finish(u) })
+		select {
+		case <-u.done:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		p.mu.Lock()
-		for k := u.first; k < u.end; k++ {
-			delete(p.pushing, k)
+		if first == nil {
+			first = u.err
 		}
-		p.mu.Unlock()
-		close(u.done)
 		i = u.end
 	}
 	if first == nil {
 		first = ctx.Err()
 	}
 	return first
+}
+
+// finish carries out u. No caller's context reaches the backend here: a write
+// given up half-way could arrive after a newer one of the same chunk.
+func (p *Pager) finish(u *push) {
+	u.err = p.carry(p.pushCtx, p.geo.Span(u.first, u.end))
+	if u.err != nil {
+		for k := u.first; k < u.end; k++ {
+			if p.dirty.Set(k) {
+				p.stats.dirty.Add(1)
+			}
+		}
+		p.stats.fail(&p.stats.pushErrors, u.err)
+	}
+	p.mu.Lock()
+	for k := u.first; k < u.end; k++ {
+		delete(p.pushing, k)
+	}
+	p.mu.Unlock()
+	close(u.done)
 }
 
 // carry copies r from the store to the backend.
@@ -175,7 +185,7 @@ func (p *Pager) carry(ctx context.Context, r region.Range) error {
 	if err := p.store.readAt(*buf, r.Off); err != nil {
 		return fmt.Errorf("read from the local copy: %w", err)
 	}
-	if z, ok := p.b.(backend.Zeroer); ok && allZero(*buf) {
+	if z, ok := p.b.(backend.Zeroer); ok && region.AllZero(*buf) {
 		if err := z.Zero(ctx, r.Off, r.Len); err != nil {
 			return err
 		}

@@ -1,7 +1,6 @@
 package pager
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -92,13 +91,3 @@ func diskError(err error) error {
 }
 
 var zeros [64 << 10]byte
-
-func allZero(p []byte) bool {
-	for len(p) > len(zeros) {
-		if !bytes.Equal(p[:len(zeros)], zeros[:]) {
-			return false
-		}
-		p = p[len(zeros):]
-	}
-	return bytes.Equal(p, zeros[:len(p)])
-}
