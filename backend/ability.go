@@ -34,10 +34,7 @@ type Extenter interface {
 }
 
 // A Vec is one piece of a vectored read: fill P from offset Off.
-type Vec struct {
-	P   []byte
-	Off int64
-}
+type Vec = region.Vec
 
 // A VectorReader reads many ranges in one round trip. Each Vec is filled whole
 // or the call fails; what the buffers hold then is unspecified. Wrappers forward

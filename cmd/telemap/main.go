@@ -1,0 +1,75 @@
+// Command telemap shows remote resources as local files and serves them.
+//
+// Run telemap --help, or telemap COMMAND --help, for what it does and examples.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Exit codes, as the help of the root command tells them.
+const (
+	exitFailure   = 1
+	exitUsage     = 2
+	exitInterrupt = 130 // 128 + SIGINT: stopped at once by a second signal
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := onSignal(context.Background(), func() { os.Exit(exitInterrupt) })
+	defer stop()
+	cmd := newRoot()
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "telemap:", err)
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(os.Stderr, "See '%s --help'.\n", usage.command)
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// onSignal returns a context that the first SIGINT or SIGTERM cancels; the
+// second calls now.
+func onSignal(parent context.Context, now func()) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(parent)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		for seen := 0; ; seen++ {
+			select {
+			case <-signals:
+				if seen > 0 {
+					now()
+				}
+				cancel()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel()
+	}
+}
+
+// A usageError says that the command line itself is wrong.
+type usageError struct {
+	command string
+	err     error
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }

@@ -1,0 +1,31 @@
+// Package tcp is the fast transport: framed messages over TCP or unix sockets,
+// many in flight at once over several connections, with or without TLS 1.3.
+//
+//	s := tcp.NewServer(transport.Exports{{Region: b, Info: info}}, tcp.ServerOptions{})
+//	err := s.Serve(ctx, listener)
+//
+//	session, err := tcp.Dial(ctx, "127.0.0.1:7070", tcp.Options{})
+//	region, info, err := session.Open(ctx, "disk")
+//
+// # Protocol, version 1
+//
+// All integers are little-endian. A client starts with a hello of 64 bytes and
+// the server answers with one of 64 bytes, then perhaps text that says why it
+// refuses; see [hello] and [welcome]. After that each side sends frames: a header
+// of 40 bytes and a payload whose length the header tells; see [header]. Requests
+// carry an id that the reply repeats; replies come in any order. Before a
+// region's first request on a connection the client opens it by name under a
+// handle that it chooses. No payload is longer than the limit that the hello
+// messages agree on.
+//
+// # Reconnecting
+//
+// A session is a number of connections, its slots. When one breaks, its slot
+// dials again with back-off and sends again what was not answered. That is safe
+// because every request says what to write where, and because of this order: the
+// hello names the session, the slot and a generation that grows; the server lets
+// a newer generation in only after every request of the older one has finished.
+// So a write cannot be overtaken by its own earlier copy. A write that was given
+// up unanswered ties all later writes of the session to its slot until that has
+// reconnected.
+package tcp
