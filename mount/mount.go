@@ -66,7 +66,7 @@ func Open(ctx context.Context, b backend.Backend, path string, o Options) (*Moun
 	v, err := file.Open(ctx, src, path, file.Options{Name: o.Name, ReadOnly: o.ReadOnly, Logger: o.Logger})
 	if err != nil {
 		if m.pager != nil {
-			err = errors.Join(err, m.pager.Close())
+			err = errors.Join(err, m.pager.Close(ctx))
 		}
 		return nil, err
 	}
@@ -98,7 +98,15 @@ func (m *Mount) Sync(ctx context.Context) error {
 			return fmt.Errorf("before sync: %w", err)
 		}
 	}
-	return m.view.Sync(ctx)
+	select {
+	case <-m.view.Done(): // the kernel has handed on all it had
+	default:
+		return m.view.Sync(ctx)
+	}
+	if m.pager != nil {
+		return m.pager.Sync(ctx)
+	}
+	return m.b.Sync(ctx)
 }
 
 // Close unmounts the file, makes every write durable and closes the backend. If

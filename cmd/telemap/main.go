@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // Exit codes, as the help of the root command tells them.
@@ -38,6 +39,9 @@ func run() int {
 	return exitFailure
 }
 
+// sameSignal is how soon after the first a signal is taken for its echo.
+const sameSignal = 200 * time.Millisecond
+
 // onSignal returns a context that the first SIGINT or SIGTERM cancels; the
 // second calls now.
 func onSignal(parent context.Context, now func()) (context.Context, func()) {
@@ -46,11 +50,17 @@ func onSignal(parent context.Context, now func()) (context.Context, func()) {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	done := make(chan struct{})
 	go func() {
-		for seen := 0; ; seen++ {
+		var first time.Time
+		for {
 			select {
 			case <-signals:
-				if seen > 0 {
+				// One Ctrl-C often arrives twice: from the terminal and from a
+				// parent that passes it on.
+				if !first.IsZero() && time.Since(first) > sameSignal {
 					now()
+				}
+				if first.IsZero() {
+					first = time.Now()
 				}
 				cancel()
 			case <-done:

@@ -119,7 +119,10 @@ func (c *serverMetrics) Describe(chan<- *prometheus.Desc) {}
 
 func (c *serverMetrics) Collect(ch chan<- prometheus.Metric) {
 	for _, l := range c.listeners {
-		s := l.Stats()
+		s, ok := l.Stats()
+		if !ok {
+			continue
+		}
 		send(ch, prometheus.Labels{"listener": l.URL("")},
 			gauge("server_connections", "Connections open now.", s.Connections),
 			gauge("server_inflight_requests", "Requests being answered now.", s.InFlight),
@@ -129,12 +132,4 @@ func (c *serverMetrics) Collect(ch chan<- prometheus.Metric) {
 			counter("server_received_bytes", "Bytes received from peers.", s.BytesIn),
 		)
 	}
-}
-
-func (c *serverMetrics) close() error {
-	var errs []error
-	for _, l := range c.listeners {
-		errs = append(errs, l.Close())
-	}
-	return errors.Join(errs...)
 }

@@ -95,14 +95,17 @@ func (f *serveFlags) run(c *cobra.Command, args []string, log *slog.Logger) (err
 		}
 	}
 	server := telemap.Server{TLS: tlsConfig, Insecure: f.insecure, Logger: log}
-	g, ctx := errgroup.WithContext(ctx)
 	stats := &serverMetrics{}
 	for _, rawURL := range f.listen {
 		l, err := server.Listen(ctx, rawURL)
 		if err != nil {
-			return errors.Join(err, stats.close())
+			return err
 		}
 		stats.listeners = append(stats.listeners, l)
+		defer l.Close() // Serve has done it, unless it never ran
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range stats.listeners {
 		g.Go(func() error { return l.Serve(ctx, exports...) })
 		for _, x := range exports {
 			if err := f.announce(c, l.URL(x.Info.Name), x); err != nil {
