@@ -75,7 +75,7 @@ func openFile(_ context.Context, u *url.URL, o Opener) (backend.Backend, error) 
 	if size == 0 {
 		size = o.Create
 	}
-	return file.Open(path, file.Options{ReadOnly: o.ReadOnly, Create: size})
+	return file.Open(path, file.Options{ReadOnly: o.ReadOnly, Size: size})
 }
 
 // peer takes a network URL apart: where the server is, which region is meant, and

@@ -210,21 +210,13 @@ func (p *Pager) run(f *fetch) {
 // bring copies r from the backend into the store. After a failure r reads as
 // zeros there again, for holes are made local without writing.
 func (p *Pager) bring(ctx context.Context, r region.Range) error {
-	mem := p.store.bytes(r)
-	if mem != nil {
-		if err := backend.ReadFull(ctx, p.b, mem, r.Off); err != nil {
-			return errors.Join(err, p.store.zero(r))
-		}
-		p.stats.fetched.Add(r.Len)
-		return nil
-	}
 	buf := getBuffer(r.Len)
 	defer putBuffer(buf)
 	if err := backend.ReadFull(ctx, p.b, *buf, r.Off); err != nil {
 		return err
 	}
 	p.stats.fetched.Add(r.Len)
-	if err := p.store.writeAt(*buf, r.Off); err != nil {
+	if err := p.store.fill(*buf, r.Off); err != nil {
 		return errors.Join(fmt.Errorf("keep a chunk in the cache: %w", err), p.store.zero(r))
 	}
 	return nil

@@ -15,6 +15,8 @@ import (
 type store interface {
 	readAt(p []byte, off int64) error
 	writeAt(p []byte, off int64) error
+	// fill is writeAt for bytes that were not there before.
+	fill(p []byte, off int64) error
 	// zero makes r read as zeros and frees its space where it can.
 	zero(r region.Range) error
 	// bytes is r in memory, or nil if the store is not in memory.
@@ -24,10 +26,15 @@ type store interface {
 
 // memStore keeps the copy in mapped memory.
 type memStore struct {
-	mem   []byte
-	punch func(r region.Range) error
-	free  func() error
+	mem    []byte
+	filler func(p []byte, off int64) error
+	punch  func(r region.Range) error
+	free   func() error
 }
+
+// fill uses write(2): it takes fresh pages without zeroing and mapping them first,
+// which costs three times the copy.
+func (s *memStore) fill(p []byte, off int64) error { return s.filler(p, off) }
 
 func (s *memStore) bytes(r region.Range) []byte { return s.mem[r.Off:r.End():r.End()] }
 func (s *memStore) close() error                { return s.free() }
@@ -48,6 +55,8 @@ func (s *memStore) writeAt(p []byte, off int64) error {
 type fileStore struct {
 	f *os.File
 }
+
+func (s *fileStore) fill(p []byte, off int64) error { return s.writeAt(p, off) }
 
 func (s *fileStore) bytes(region.Range) []byte { return nil }
 func (s *fileStore) close() error              { return s.f.Close() }

@@ -30,9 +30,10 @@ func newMemStore(size int64) (store, error) {
 		return nil, errors.Join(fmt.Errorf("map a memfd of %d bytes: %w", size, err), f.Close())
 	}
 	return &memStore{
-		mem:   mem,
-		punch: func(r region.Range) error { return punchHole(f, r) },
-		free:  func() error { return errors.Join(unix.Munmap(mem), f.Close()) },
+		mem:    mem,
+		filler: func(p []byte, off int64) error { _, err := f.WriteAt(p, off); return err },
+		punch:  func(r region.Range) error { return punchHole(f, r) },
+		free:   func() error { return errors.Join(unix.Munmap(mem), f.Close()) },
 	}, nil
 }
 

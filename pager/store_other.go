@@ -12,9 +12,10 @@ import (
 func newMemStore(size int64) (store, error) {
 	mem := make([]byte, size)
 	return &memStore{
-		mem:   mem,
-		punch: func(r region.Range) error { clear(mem[r.Off:r.End()]); return nil },
-		free:  func() error { return nil },
+		mem:    mem,
+		filler: func(p []byte, off int64) error { copy(mem[off:], p); return nil },
+		punch:  func(r region.Range) error { clear(mem[r.Off:r.End()]); return nil },
+		free:   func() error { return nil },
 	}, nil
 }
 
