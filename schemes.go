@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/telemap/telemap/backend"
+	"github.com/telemap/telemap/backend/dir"
 	"github.com/telemap/telemap/backend/file"
 	"github.com/telemap/telemap/backend/mem"
 	"github.com/telemap/telemap/backend/remote"
@@ -24,6 +25,7 @@ func schemes() map[string]OpenFunc {
 	return map[string]OpenFunc{
 		"mem":       openMem,
 		"file":      openFile,
+		"dir":       openDir,
 		"tcp":       openTCP,
 		"tcp+unix":  openTCP,
 		"grpc":      openGRPC,
@@ -76,6 +78,22 @@ func openFile(_ context.Context, u *url.URL, o Opener) (backend.Backend, error) 
 		size = o.Create
 	}
 	return file.Open(path, file.Options{ReadOnly: o.ReadOnly, Size: size})
+}
+
+func openDir(_ context.Context, u *url.URL, o Opener) (backend.Backend, error) {
+	path, err := localPath(u)
+	if err != nil {
+		return nil, err
+	}
+	q := query{values: u.Query()}
+	do := dir.Options{ReadOnly: o.ReadOnly, Size: q.size("size"), ChunkSize: q.size("chunk")}
+	if err := q.done(); err != nil {
+		return nil, err
+	}
+	if do.Size == 0 {
+		do.Size = o.Create
+	}
+	return dir.Open(path, do)
 }
 
 // peer takes a network URL apart: where the server is, which region is meant, and

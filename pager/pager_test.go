@@ -367,6 +367,36 @@ func TestFailedBackendSyncIsTriedAgain(t *testing.T) {
 	}
 }
 
+// A backend whose Sync fails may have dropped what was pushed to it before, as a
+// kernel does after a failed fsync.
+func TestWhatAFailedSyncDroppedIsPushedAgain(t *testing.T) {
+	for _, cause := range []error{errors.New("EIO"), region.ErrLost} {
+		b := newStub(3 * 4096)
+		failed := 0
+		b.onSync = func(context.Context) error {
+			if failed++; failed == 1 {
+				b.mu.Lock()
+				copy(b.mem, b.synced)
+				b.mu.Unlock()
+				return cause
+			}
+			return nil
+		}
+		p := open(t, b, quiet)
+		write(t, p, 5000, []byte("precious"))
+		err := p.Sync(t.Context())
+		if lost := errors.Is(cause, region.ErrLost); lost != (err == nil) {
+			t.Errorf("after %v, Sync = %v; want a second try if and only if the backend restarted", cause, err)
+		}
+		if err := p.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(b.synced[5000:5008]); got != "precious" {
+			t.Errorf("after %v and a Sync that returned nil the backend has %q", cause, got)
+		}
+	}
+}
+
 func TestWholeChunkWritesFetchNothing(t *testing.T) {
 	b := newStub(4*4096 + 10)
 	p := open(t, b, quiet)

@@ -73,10 +73,36 @@ func (p *Pager) sync(ctx context.Context) (err error) {
 	}
 	defer func() { p.settle(err == nil) }()
 
-	if err := p.pushAll(ctx, p.covered); err != nil {
-		return err
+	for try := 1; ; try++ {
+		if err := p.pushAll(ctx, p.covered); err != nil {
+			return err
+		}
+		err := p.b.Sync(ctx)
+		if err == nil {
+			return nil
+		}
+		// What was pushed may be gone: after a failed fsync(2) the kernel drops the
+		// pages, and a restarted server has forgotten them.
+		p.remark()
+		if !errors.Is(err, region.ErrLost) || try == maxLost {
+			return err
+		}
+		p.log.Warn("the backend restarted before it had synced, pushing again", "region", p.opts.Name)
 	}
-	return p.b.Sync(ctx)
+}
+
+// maxLost is how often in one Sync the backend may restart.
+const maxLost = 5
+
+// remark makes what the running Sync covers dirty again.
+func (p *Pager) remark() {
+	for first, end := range p.covered.Runs() {
+		for i := first; i < end; i++ {
+			if p.dirty.Set(i) {
+				p.stats.dirty.Add(1)
+			}
+		}
+	}
 }
 
 // settle ends a Sync: what it covered and nobody has written since is durable,

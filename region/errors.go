@@ -20,6 +20,10 @@ var (
 	// ErrUnavailable is returned when storage or a peer cannot be reached now.
 	// The same operation may succeed later.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrLost is returned by a Sync when writes that were acknowledged since the
+	// last one may be gone, because the storage restarted in between. Writing them again and
+	// syncing again makes them durable.
+	ErrLost = errors.New("acknowledged writes may be lost")
 	// ErrBadRequest is returned by a peer that refuses what it was asked as
 	// malformed or above its limits. Asking again does not help.
 	ErrBadRequest = errors.New("bad request")

@@ -88,6 +88,7 @@ func (c *copier) report() {
 }
 
 func (c *copier) run(ctx context.Context) error {
+	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(c.o.Workers)
 	size := c.src.Size()
@@ -115,7 +116,7 @@ func (c *copier) run(ctx context.Context) error {
 		return werr
 	}
 	if err == nil {
-		err = ctx.Err()
+		err = parent.Err()
 	}
 	return err
 }

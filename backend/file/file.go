@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/telemap/telemap/backend"
+	"github.com/telemap/telemap/backend/internal/disk"
 	"github.com/telemap/telemap/backend/internal/gate"
 	"github.com/telemap/telemap/region"
 )
@@ -78,7 +79,7 @@ func (s *Store) open(o Options) error {
 	switch {
 	case missing && o.Size > 0 && !o.ReadOnly:
 	case missing && o.Size == 0 && !o.ReadOnly:
-		return fmt.Errorf("%w: give a size to create it", err)
+		return fmt.Errorf("%w: give a size to create it", syscall.ENOENT)
 	case err != nil:
 		return err
 	case fi.IsDir():
@@ -274,27 +275,14 @@ func (s *Store) Sync(ctx context.Context) error {
 	s.syncing.Lock()
 	defer s.syncing.Unlock()
 	if s.failed == nil {
-		if s.failed = datasync(s.f); s.failed == nil && s.unnamed.Load() {
-			if s.failed = syncDir(filepath.Dir(s.path)); s.failed == nil {
+		if s.failed = disk.Datasync(s.f); s.failed == nil && s.unnamed.Load() {
+			if s.failed = disk.SyncDir(filepath.Dir(s.path)); s.failed == nil {
 				s.unnamed.Store(false)
 			}
 		}
 	}
 	if s.failed != nil {
 		return s.fail("sync", 0, 0, s.failed)
-	}
-	return nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	// Some systems and network file systems cannot sync a directory.
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
-		return err
 	}
 	return nil
 }
@@ -343,12 +331,7 @@ func (s *Store) fail(op string, off, n int64, err error) error {
 	if errors.As(err, &p) && error(p) == err {
 		err = p.Err
 	}
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		err = fmt.Errorf("%w: %w", backend.ErrNoSpace, err)
-	case errors.Is(err, syscall.EROFS):
-		err = fmt.Errorf("%w: %w", backend.ErrReadOnly, err)
-	case op == "open" && errors.Is(err, fs.ErrNotExist):
+	if err = disk.Err(err); op == "open" && errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", backend.ErrNotFound, err)
 	}
 	return &backend.OpError{Op: op, Name: s.path, Off: off, Len: max(n, 0), Err: err}

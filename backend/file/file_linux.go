@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/telemap/telemap/backend/internal/disk"
 )
 
 // fallocate asks the file system for zeros without writing them. The error
@@ -17,13 +19,13 @@ func fallocate(f *os.File, w way, off, n int64) error {
 	} else {
 		mode |= unix.FALLOC_FL_ZERO_RANGE
 	}
-	return control(f, func(fd int) error { return unix.Fallocate(fd, mode, off, n) })
+	return disk.Control(f, func(fd int) error { return unix.Fallocate(fd, mode, off, n) })
 }
 
 // seekData is the first extent of data at or behind off; io.EOF if there is
 // none. See lseek(2), SEEK_DATA and SEEK_HOLE.
 func seekData(f *os.File, off int64) (start, end int64, err error) {
-	err = control(f, func(fd int) (err error) {
+	err = disk.Control(f, func(fd int) (err error) {
 		start, err = unix.Seek(fd, off, unix.SEEK_DATA)
 		if err == nil {
 			end, err = unix.Seek(fd, start, unix.SEEK_HOLE)
@@ -37,29 +39,4 @@ func seekData(f *os.File, off int64) (start, end int64, err error) {
 		return 0, 0, errors.ErrUnsupported
 	}
 	return start, end, err
-}
-
-// datasync is fsync without what nobody needs to find the bytes again, such as
-// the time of the last change.
-func datasync(f *os.File) error {
-	return control(f, unix.Fdatasync)
-}
-
-// control calls do with f's descriptor, again as long as a signal interrupts it.
-func control(f *os.File, do func(fd int) error) error {
-	c, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var result error
-	if err := c.Control(func(fd uintptr) {
-		for {
-			if result = do(int(fd)); result != unix.EINTR {
-				return
-			}
-		}
-	}); err != nil {
-		return err
-	}
-	return result
 }

@@ -10,5 +10,3 @@ import (
 func fallocate(*os.File, way, int64, int64) error { return errors.ErrUnsupported }
 
 func seekData(*os.File, int64) (start, end int64, err error) { return 0, 0, errors.ErrUnsupported }
-
-func datasync(f *os.File) error { return f.Sync() }

@@ -1,16 +1,12 @@
-// Package readonly keeps a backend from being written to.
 package readonly
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/telemap/telemap/backend"
 	"github.com/telemap/telemap/region"
 )
-
-// A Backend reads from another backend and refuses every write with
-// [backend.ErrReadOnly].
-type Backend struct{ b backend.Backend }
 
 var (
 	_ backend.Backend      = (*Backend)(nil)
@@ -20,50 +16,64 @@ var (
 	_ backend.VectorReader = (*Backend)(nil)
 )
 
-// New wraps b. Closing the result closes b.
-func New(b backend.Backend) *Backend { return &Backend{b} }
+// A Backend is another one without its writes. Make one with [New].
+type Backend struct {
+	b      backend.Backend
+	closed atomic.Bool
+}
 
-// Unwrap returns the backend that New was given.
+// New makes a read-only backend of b. Closing it closes b.
+func New(b backend.Backend) *Backend { return &Backend{b: b} }
+
+// Unwrap is the backend behind b.
 func (b *Backend) Unwrap() backend.Backend { return b.b }
 
-// ReadOnly is true: peers are told.
-func (b *Backend) ReadOnly() bool { return true }
-
-// Size implements [backend.Backend].
-func (b *Backend) Size() int64 { return b.b.Size() }
-
-// Close implements [backend.Backend].
-func (b *Backend) Close() error { return b.b.Close() }
-
-// Sync does nothing: nothing was written.
-func (b *Backend) Sync(context.Context) error { return nil }
-
-// ReadAt implements [backend.Backend].
+// ReadAt reads from the backend behind b.
 func (b *Backend) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	return b.b.ReadAt(ctx, p, off)
 }
 
-// WriteAt returns [backend.ErrReadOnly].
-func (b *Backend) WriteAt(_ context.Context, p []byte, off int64) (int, error) {
-	return 0, refuse("write", off, int64(len(p)))
-}
-
-// Zero returns [backend.ErrReadOnly].
-func (b *Backend) Zero(_ context.Context, off, n int64) error { return refuse("zero", off, n) }
-
-// Discard returns [backend.ErrReadOnly].
-func (b *Backend) Discard(_ context.Context, off, n int64) error { return refuse("discard", off, n) }
-
-// NextData implements [backend.Extenter].
-func (b *Backend) NextData(ctx context.Context, off int64) (region.Range, error) {
-	return backend.NextData(ctx, b.b, off)
-}
-
-// ReadVec implements [backend.VectorReader].
+// ReadVec reads from the backend behind b.
 func (b *Backend) ReadVec(ctx context.Context, v []backend.Vec) error {
 	return backend.ReadVec(ctx, b.b, v)
 }
 
-func refuse(op string, off, n int64) error {
-	return &backend.OpError{Op: op, Name: "region", Off: off, Len: n, Err: backend.ErrReadOnly}
+// NextData asks the backend behind b.
+func (b *Backend) NextData(ctx context.Context, off int64) (region.Range, error) {
+	return backend.NextData(ctx, b.b, off)
+}
+
+// WriteAt returns [backend.ErrReadOnly].
+func (b *Backend) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	return 0, b.refuse()
+}
+
+// Zero returns [backend.ErrReadOnly].
+func (b *Backend) Zero(ctx context.Context, off, n int64) error { return b.refuse() }
+
+// Discard returns [backend.ErrReadOnly].
+func (b *Backend) Discard(ctx context.Context, off, n int64) error { return b.refuse() }
+
+func (b *Backend) refuse() error {
+	if b.closed.Load() {
+		return backend.ErrClosed
+	}
+	return backend.ErrReadOnly
+}
+
+// Sync does nothing: there is nothing that this backend wrote.
+func (b *Backend) Sync(ctx context.Context) error {
+	if b.closed.Load() {
+		return backend.ErrClosed
+	}
+	return nil
+}
+
+// Size is the length of the backend behind b.
+func (b *Backend) Size() int64 { return b.b.Size() }
+
+// Close closes the backend behind b.
+func (b *Backend) Close() error {
+	b.closed.Store(true)
+	return b.b.Close()
 }

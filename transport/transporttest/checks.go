@@ -43,6 +43,9 @@ var checks = []check{
 }
 
 func same(what string, got, want []byte) error {
+	if bytes.Equal(got, want) {
+		return nil
+	}
 	if len(got) != len(want) {
 		return fmt.Errorf("%s: %d bytes; want %d", what, len(got), len(want))
 	}
@@ -128,7 +131,7 @@ func checkOpen(ctx context.Context, e *env) error {
 		try(none, "", nil, ""), try(none, "a/1", nil, ""),
 	)
 	if _, _, tooLong := both.Open(ctx, long+"l"); tooLong == nil {
-		return errors.Join(err, fmt.Errorf("Open of a name of %d bytes = nil; want an error", len(long)+1))
+		return errors.Join(err, fmt.Errorf("a name of %d bytes could be opened; want an error", len(long)+1))
 	}
 	return errors.Join(err, try(both, "a/1", &one, "one"))
 }
@@ -160,7 +163,7 @@ func checkModel(ctx context.Context, e *env) error {
 		if s.count("sync") == 0 {
 			return errors.New("Sync() = nil, but it did not reach the served region")
 		}
-		if err := same("the served region", s.data, model); err != nil {
+		if err := same("the served region", s.content(), model); err != nil {
 			return err
 		}
 	}
@@ -178,7 +181,7 @@ func checkLarge(ctx context.Context, e *env) error {
 	if err := write(ctx, r, model, 0); err != nil {
 		return err
 	}
-	if err := same("the served region after a large write", s.data, model); err != nil {
+	if err := same("the served region after a large write", s.content(), model); err != nil {
 		return err
 	}
 	if err := read(ctx, r, model, 0); err != nil {
@@ -284,7 +287,7 @@ func checkRange(ctx context.Context, e *env) error {
 			}
 		}
 	}
-	return errors.Join(same("the served region", s.data, content), read(ctx, r, content, 0))
+	return errors.Join(same("the served region", s.content(), content), read(ctx, r, content, 0))
 }
 
 func checkReadOnly(ctx context.Context, e *env) error {
@@ -375,8 +378,8 @@ func clean(n int, err error) error {
 
 func checkErrors(ctx context.Context, e *env) error {
 	s := serve(e.bytes(5000))
-	var fail error
-	s.before = func(context.Context, string, region.Range) error { return fail }
+	var now failure
+	s.before = func(context.Context, string, region.Range) error { return now.get() }
 	_, r, err := e.open(ctx, able{s})
 	if err != nil {
 		return err
@@ -384,7 +387,8 @@ func checkErrors(ctx context.Context, e *env) error {
 	for _, o := range ops(r) {
 		for _, want := range append([]error{io.ErrUnexpectedEOF}, sentinels...) {
 			const text = "disk 7 of shelf 12"
-			fail = fmt.Errorf("%s: %w", text, want)
+			fail := fmt.Errorf("%s: %w", text, want)
+			now.set(fail)
 			err := o.do(ctx, r)
 			if slices.Contains(sentinels, want) && !errors.Is(err, want) {
 				return fmt.Errorf("%s, which failed with %q, returned %v; want errors.Is(err, %v)", o.name, fail, err, want)
@@ -398,22 +402,23 @@ func checkErrors(ctx context.Context, e *env) error {
 				}
 			}
 		}
-		fail = errors.New(strings.Repeat("\x00\xff", 100<<10))
+		now.set(errors.New(strings.Repeat("\x00\xff", 100<<10)))
 		if err := o.do(ctx, r); err == nil {
 			return fmt.Errorf("%s, which failed with an error of great length, returned nil", o.name)
 		}
-		fail = nil
+		now.set(nil)
 		if err := o.do(ctx, r); err != nil {
 			return fmt.Errorf("%s after failures = %w; want nil", o.name, err)
 		}
 	}
 
-	cat := catalog{before: func(context.Context, string) error { return fail }}
+	cat := catalog{before: func(context.Context, string) error { return now.get() }}
 	sess := e.dial(cat)
 	for _, want := range sentinels {
-		fail = fmt.Errorf("drawer 3: %w", want)
+		fail := fmt.Errorf("drawer 3: %w", want)
+		now.set(fail)
 		if _, _, err := sess.Open(ctx, "x"); !errors.Is(err, want) || !strings.Contains(err.Error(), "drawer 3") {
-			return fmt.Errorf("Open, whose Lookup failed with %q, returned %v", fail, err)
+			return fmt.Errorf("the Lookup of Open failed with %q, and it returned %v", fail, err)
 		}
 		if _, err := sess.List(ctx); !errors.Is(err, want) || !strings.Contains(err.Error(), "drawer 3") {
 			return fmt.Errorf("List, which failed with %q, returned %v", fail, err)
@@ -589,7 +594,7 @@ func checkAbilities(ctx context.Context, e *env) error {
 		} else if has {
 			return errors.New("the region has no Discard, which the served one has")
 		}
-		if err := same("the served region", s.data, model); err != nil {
+		if err := same("the served region", s.content(), model); err != nil {
 			return err
 		}
 	}
@@ -630,7 +635,7 @@ func checkConcurrent(ctx context.Context, e *env) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return same("the served region", s.data, content)
+	return same("the served region", s.content(), content)
 }
 
 // stalls makes operations on a region wait.
@@ -660,18 +665,15 @@ func (s *stalls) wait(ctx context.Context, op string) error {
 	}
 }
 
-// patience is how long a check waits for what has to happen.
-const patience = 20 * time.Second
-
-func await[T any](what string, c <-chan T) (T, error) {
-	t := time.NewTimer(patience)
+func await[T any](e *env, what string, c <-chan T) (T, error) {
+	t := time.NewTimer(e.patience)
 	defer t.Stop()
 	select {
 	case v := <-c:
 		return v, nil
 	case <-t.C:
 		var zero T
-		return zero, fmt.Errorf("after %v still waiting for %s", patience, what)
+		return zero, fmt.Errorf("after %v still waiting for %s", e.patience, what)
 	}
 }
 
@@ -699,7 +701,7 @@ func checkStall(ctx context.Context, e *env) error {
 		})
 	}
 	for range count {
-		if _, err := await("requests to reach the served region", st.entered); err != nil {
+		if _, err := await(e, "requests to reach the served region", st.entered); err != nil {
 			close(st.release)
 			return errors.Join(err, g.Wait())
 		}
@@ -714,7 +716,7 @@ func checkStall(ctx context.Context, e *env) error {
 		}
 		others <- nil
 	}()
-	err, slow := await(fmt.Sprintf("requests beside %d that stall", count), others)
+	err, slow := await(e, fmt.Sprintf("requests beside %d that stall", count), others)
 	close(st.release)
 	return errors.Join(err, slow, g.Wait())
 }
@@ -756,13 +758,13 @@ func checkCancel(ctx context.Context, e *env) error {
 			go func() { got <- o.do(asked, r) }()
 			reached := "yes"
 			if want == context.Canceled {
-				if reached, err = await(o.name+" to reach the server", st.entered); err != nil {
+				if reached, err = await(e, o.name+" to reach the server", st.entered); err != nil {
 					cancel()
 					return err
 				}
 				cancel()
 			}
-			err, slow := await(o.name+" to return after its context had ended", got)
+			err, slow := await(e, o.name+" to return after its context had ended", got)
 			cancel()
 			if slow != nil {
 				return slow
@@ -771,13 +773,13 @@ func checkCancel(ctx context.Context, e *env) error {
 				return fmt.Errorf("%s whose context ended = %v; want %v", o.name, err, want)
 			}
 			if want == context.Canceled {
-				if _, err := await("the context of "+reached+" in the served region to end", st.ended); err != nil {
+				if _, err := await(e, "the context of "+reached+" in the served region to end", st.ended); err != nil {
 					return err
 				}
 			} else { // a short deadline may end before the request is sent
 				select {
 				case <-st.entered:
-					if _, err := await("the context of "+o.name+" in the served region to end", st.ended); err != nil {
+					if _, err := await(e, "the context of "+o.name+" in the served region to end", st.ended); err != nil {
 						return err
 					}
 				default:
@@ -846,12 +848,12 @@ func checkGivenUp(ctx context.Context, e *env) error {
 			}
 			done <- err
 		}()
-		if _, err := await("a read to reach the served region", l.entered); err != nil {
+		if _, err := await(e, "a read to reach the served region", l.entered); err != nil {
 			cancel()
 			return err
 		}
 		cancel()
-		err, slow := await("a read that was given up", done)
+		err, slow := await(e, "a read that was given up", done)
 		if err := errors.Join(err, slow); err != nil {
 			return err
 		}
@@ -859,7 +861,7 @@ func checkGivenUp(ctx context.Context, e *env) error {
 			p[k] = dirty
 		}
 		bufs = append(bufs, p)
-		if _, err := await("the context of a read that was given up to end", l.answered); err != nil {
+		if _, err := await(e, "the context of a read that was given up to end", l.answered); err != nil {
 			return err
 		}
 		// This answer comes behind the late one, if that comes.
@@ -905,7 +907,7 @@ func checkLateWrite(ctx context.Context, e *env) error {
 		r.WriteAt(asked, old, 100) // given up, or late
 		done <- write(ctx, r, next, 100)
 	}()
-	if _, err := await("a write to reach the served region", st.entered); err != nil {
+	if _, err := await(e, "a write to reach the served region", st.entered); err != nil {
 		return err
 	}
 	cancel()
@@ -916,7 +918,7 @@ func checkLateWrite(ctx context.Context, e *env) error {
 	case <-time.After(50 * time.Millisecond): // for what must not happen
 	}
 	close(st.release)
-	err, slow := await("a write after one that was given up", done)
+	err, slow := await(e, "a write after one that was given up", done)
 	if overtaken {
 		err = errors.Join(err, errors.New("a write reached the served region while an earlier one of the same bytes, which had been given up, was still being carried out"))
 	}
@@ -956,7 +958,7 @@ func checkCloseRegion(ctx context.Context, e *env) error {
 	}
 	third, _, err := sess.Open(ctx, "r")
 	if err != nil {
-		return fmt.Errorf("Open after another handle's Close = %w; want nil", err)
+		return fmt.Errorf("opening again after another handle's Close = %w; want nil", err)
 	}
 	return errors.Join(read(ctx, other, content, 0), read(ctx, third, content, 0))
 }
@@ -990,23 +992,23 @@ func checkCloseSession(ctx context.Context, e *env) error {
 		})
 	}
 	for range all {
-		if _, err := await("requests to reach the served region", st.entered); err != nil {
+		if _, err := await(e, "requests to reach the served region", st.entered); err != nil {
 			return err
 		}
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- sess.Close() }()
-	err, slow := await("Close with requests in flight", closed)
+	err, slow := await(e, "Close with requests in flight", closed)
 	if err := errors.Join(err, slow); err != nil {
 		return err
 	}
 	returned := make(chan struct{})
 	go func() { wg.Wait(); close(returned) }()
-	if _, err := await("requests in flight to return after Close", returned); err != nil {
+	if _, err := await(e, "requests in flight to return after Close", returned); err != nil {
 		return err
 	}
 	for range all {
-		if _, err := await("the contexts in the served region to end after Close", st.ended); err != nil {
+		if _, err := await(e, "the contexts in the served region to end after Close", st.ended); err != nil {
 			return err
 		}
 	}
@@ -1018,7 +1020,7 @@ func checkCloseSession(ctx context.Context, e *env) error {
 		return err
 	}
 	if _, _, err := sess.Open(ctx, "r"); !errors.Is(err, region.ErrClosed) {
-		return fmt.Errorf("Open after Close = %v; want %v", err, region.ErrClosed)
+		return fmt.Errorf("opening after Close = %v; want %v", err, region.ErrClosed)
 	}
 	if _, err := sess.List(ctx); !errors.Is(err, region.ErrClosed) {
 		return fmt.Errorf("List after Close = %v; want %v", err, region.ErrClosed)

@@ -45,6 +45,13 @@ func (s *served) count(op string) int {
 	return s.calls[op]
 }
 
+// content is a copy of what the region holds.
+func (s *served) content() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.Clone(s.data)
+}
+
 func (s *served) Size() int64  { return int64(len(s.data)) }
 func (s *served) Close() error { return nil }
 
@@ -75,8 +82,10 @@ func (s *served) Sync(ctx context.Context) error { return s.enter(ctx, "sync", 0
 // able is served with every ability.
 type able struct{ *served }
 
-func (a able) Zero(ctx context.Context, off, n int64) error    { return a.erase(ctx, "zero", off, n) }
-func (a able) Discard(ctx context.Context, off, n int64) error { return a.erase(ctx, "discard", off, n) }
+func (a able) Zero(ctx context.Context, off, n int64) error { return a.erase(ctx, "zero", off, n) }
+func (a able) Discard(ctx context.Context, off, n int64) error {
+	return a.erase(ctx, "discard", off, n)
+}
 
 func (a able) erase(ctx context.Context, op string, off, n int64) error {
 	if err := a.enter(ctx, op, off, n); err != nil {
@@ -138,6 +147,24 @@ func (l liar) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 }
 
 func (l liar) WriteAt(context.Context, []byte, int64) (int, error) { return l.n, l.err }
+
+// failure is the error that a server is to return now.
+type failure struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (f *failure) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+func (f *failure) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
 
 // catalog is Exports with a hook.
 type catalog struct {

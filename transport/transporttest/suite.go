@@ -25,7 +25,8 @@ func Run(t *testing.T, setup func(t *testing.T, cat transport.Catalog) transport
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			e := &env{rand: testkit.Rand(t), setup: func(cat transport.Catalog) transport.Session { return setup(t, cat) }}
+			e := &env{rand: testkit.Rand(t), patience: 20 * time.Second}
+			e.setup = func(cat transport.Catalog) transport.Session { return setup(t, cat) }
 			if err := e.run(ctx, c); err != nil {
 				t.Errorf("%v\nthe contract: %s", err, c.contract)
 			}
@@ -47,6 +48,8 @@ type check struct {
 type env struct {
 	rand  *rand.Rand
 	setup func(transport.Catalog) transport.Session
+	// patience is how long a check waits for what has to happen.
+	patience time.Duration
 
 	sessions []transport.Session
 }
