@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ const size = 1<<20 + 4321
 // watched is memory that knows whether it was closed and what was synced.
 type watched struct {
 	*mem.Store
+	mu     sync.Mutex
 	synced []byte
 	closed bool
 	full   atomic.Bool // Sync fails
@@ -45,7 +47,16 @@ func (w *watched) Sync(ctx context.Context) error {
 	if w.full.Load() {
 		return backend.ErrNoSpace
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return backend.ReadFull(ctx, w.Store, w.synced, 0)
+}
+
+// durable is what the last Sync found.
+func (w *watched) durable() []byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return bytes.Clone(w.synced)
 }
 
 func (w *watched) Close() error { w.closed = true; return w.Store.Close() }
@@ -74,7 +85,7 @@ func TestReadWriteSyncClose(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newWatched(t)
-			want := bytes.Clone(b.synced)
+			want := b.durable()
 			m := open(t, b, o)
 			got, err := os.ReadFile(m.Path())
 			if err != nil || !bytes.Equal(got, want) {
@@ -93,7 +104,7 @@ func TestReadWriteSyncClose(t *testing.T) {
 			if err := m.Sync(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if !bytes.Equal(b.synced, want) {
+			if !bytes.Equal(b.durable(), want) {
 				t.Error("after Sync the backend differs")
 			}
 			copy(want[100:], "last")
@@ -109,7 +120,7 @@ func TestReadWriteSyncClose(t *testing.T) {
 			if err := m.Close(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if !bytes.Equal(b.synced, want) || !b.closed {
+			if !bytes.Equal(b.durable(), want) || !b.closed {
 				t.Errorf("after Close the backend differs or is open (closed: %v)", b.closed)
 			}
 			if err := m.Close(t.Context()); err != nil {
@@ -190,7 +201,7 @@ func TestDetachWaitsForUsers(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if string(b.synced[10:14]) != "late" {
+	if string(b.durable()[10:14]) != "late" {
 		t.Error("a write before the last close is lost")
 	}
 }

@@ -54,7 +54,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().StringVar(&g.logFormat, "log-format", "text", "log as text or json, to standard error")
 	root.PersistentFlags().TextVar(&g.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c.CommandPath(), err} })
-	root.AddCommand(newServe(g), newMount(g), newCopy(g), newVersion())
+	root.AddCommand(newServe(g), newMount(g), newCopy(g), newDoctor(), newDemo(g), newVersion())
 	wrapArgs(root)
 	for _, name := range []string{"log-format", "log-level"} {
 		values := map[string][]string{"log-format": {"text", "json"}, "log-level": {"debug", "info", "warn", "error"}}[name]
