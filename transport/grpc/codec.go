@@ -14,6 +14,7 @@ import (
 	_ "google.golang.org/grpc/encoding/proto" // the codec that most messages use
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	mountv1 "github.com/telemap/telemap/transport/grpc/proto/r3map/mount/v1"
 	telemapv1 "github.com/telemap/telemap/transport/grpc/proto/telemap/v1"
@@ -42,8 +43,9 @@ func newCodec() codec { return codec{encoding.GetCodecV2("proto")} }
 // A payload stands for a ReadReply or ReadVecReply on the client: its bytes go
 // to pieces, in order.
 type payload struct {
-	pieces [][]byte
-	n      int64 // bytes that came
+	pieces  [][]byte
+	n       int64 // bytes that came
+	failure error // why they are not all
 }
 
 // An outgoing stands for a reply with bytes of a region on the server. Data is
@@ -60,6 +62,11 @@ func outgoingOf(out any, h *holding) any {
 	switch m := out.(type) {
 	case *telemapv1.ReadReply:
 		o.data = m.Data
+		if m.Failure != nil {
+			if b, err := proto.Marshal(m.Failure); err == nil {
+				o.head = protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), b)
+			}
+		}
 	case *telemapv1.ReadVecReply:
 		o.data = m.Data
 	case *mountv1.ReadAtReply:
@@ -150,13 +157,18 @@ func (c codec) Unmarshal(b mem.BufferSlice, v any) error {
 			skip = 4
 		case protowire.BytesType:
 			skip, err = binary.ReadUvarint(r)
-			if err == nil && number == 1 {
-				if skip > uint64(r.Remaining()) {
-					return io.ErrUnexpectedEOF
-				}
-				err = p.fill(r, int64(skip))
-				skip = 0
+			if err != nil || number > 2 {
+				break
 			}
+			if skip > uint64(r.Remaining()) {
+				return io.ErrUnexpectedEOF
+			}
+			if number == 1 {
+				err = p.fill(r, int64(skip))
+			} else {
+				err = p.fail(r, int64(skip))
+			}
+			skip = 0
 		default:
 			return errors.New("reply: malformed message")
 		}
@@ -187,4 +199,28 @@ func (p *payload) fill(r io.Reader, n int64) error {
 		return fmt.Errorf("%d bytes came, %d were asked for", n, p.n)
 	}
 	return nil
+}
+
+func (p *payload) fail(r io.Reader, n int64) error {
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return err
+	}
+	var f telemapv1.Failure
+	if err := proto.Unmarshal(b, &f); err != nil {
+		return err
+	}
+	p.failure = failureFrom(&f)
+	return nil
+}
+
+// done is how many of n bytes came, and the failure if they are fewer.
+func (p *payload) done(n int64) (int, error) {
+	switch {
+	case p.n == n:
+		return int(n), nil
+	case p.failure != nil:
+		return int(p.n), p.failure
+	}
+	return 0, fmt.Errorf("the server sent %d of %d bytes", p.n, n)
 }

@@ -61,7 +61,7 @@ func (r r3mapServer) WriteAt(ctx context.Context, in *mountv1.WriteAtArgs) (*mou
 	if err := r.s.hold(ctx, n); err != nil {
 		return nil, err
 	}
-	if err := writeFull(ctx, x.Region, in.P, in.Off); err != nil {
+	if _, err := counted(x.Region.WriteAt(ctx, in.P, in.Off))(len(in.P)); err != nil {
 		return nil, err
 	}
 	return &mountv1.WriteAtReply{Length: int32(n)}, nil
@@ -135,17 +135,16 @@ func (r *R3map) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if end != nil && end != io.EOF {
 		return 0, end
 	}
-	n, err := inParts(ctx, p, off, r.payload, func(ctx context.Context, p []byte, off int64) error {
+	n, err := inParts(ctx, p, off, r.payload, func(ctx context.Context, p []byte, off int64) (int, error) {
 		var reply mountv1.ReadAtReply
 		if err := r.c.do(ctx, r3mapMethod("ReadAt"), &mountv1.ReadAtArgs{Length: int32(len(p)), Off: off}, &reply); err != nil {
-			return err
+			return 0, err
 		}
 		if int(reply.N) != len(p) || len(reply.P) < len(p) {
-			return fmt.Errorf("the server sent %d of %d bytes at %d: is its region as long as ours, %d bytes?",
+			return 0, fmt.Errorf("the server sent %d of %d bytes at %d: is its region as long as ours, %d bytes?",
 				min(int(reply.N), len(reply.P)), len(p), off, r.size)
 		}
-		copy(p, reply.P)
-		return nil
+		return copy(p, reply.P), nil
 	})
 	if err == nil {
 		err = end
@@ -162,22 +161,22 @@ func (r *R3map) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if !region.Check(off, int64(len(p)), r.size) {
 		return 0, region.ErrOutOfRange
 	}
-	return inParts(ctx, p, off, r.payload, func(ctx context.Context, p []byte, off int64) error {
+	return inParts(ctx, p, off, r.payload, func(ctx context.Context, p []byte, off int64) (int, error) {
 		if err := r.connected(ctx); err != nil {
-			return err
+			return 0, err
 		}
 		var reply mountv1.WriteAtReply
 		err, _ := r.c.once(ctx, r3mapMethod("WriteAt"), &mountv1.WriteAtArgs{Off: off, P: p}, &reply)
 		switch {
 		case errors.Is(err, errUnreachable):
-			return fmt.Errorf("r3map %s: connection lost during a write, which may or may not have been done: %w: %w",
+			return 0, fmt.Errorf("r3map %s: connection lost during a write, which may or may not have been done: %w: %w",
 				r.c.target, region.ErrUnavailable, err)
 		case err != nil:
-			return err
+			return 0, err
 		case int(reply.Length) != len(p):
-			return fmt.Errorf("the server wrote %d of %d bytes", reply.Length, len(p))
+			return 0, fmt.Errorf("the server wrote %d of %d bytes", reply.Length, len(p))
 		}
-		return nil
+		return len(p), nil
 	})
 }
 

@@ -74,49 +74,43 @@ func (r *remote) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	return n, err
 }
 
-func (r *remote) readPart(ctx context.Context, p []byte, off int64) error {
+func (r *remote) readPart(ctx context.Context, p []byte, off int64) (int, error) {
 	in := &telemapv1.ReadRequest{Name: r.info.Name, Off: off, Len: int64(len(p))}
 	out := payload{pieces: [][]byte{p}}
 	if err := r.s.c.do(ctx, telemapv1.Region_Read_FullMethodName, in, &out); err != nil {
-		return err
+		return 0, err
 	}
-	return out.whole(int64(len(p)))
+	return out.done(int64(len(p)))
 }
 
-func (p *payload) whole(n int64) error {
-	if p.n != n {
-		return fmt.Errorf("the server sent %d of %d bytes", p.n, n)
-	}
-	return nil
-}
-
-// inParts runs one on parts of p of up to limit bytes, several at a time. It
-// returns how many bytes from the start of p were done when a part failed.
-func inParts(ctx context.Context, p []byte, off, limit int64, one func(context.Context, []byte, int64) error) (int, error) {
+// inParts runs one, which says how much of a part it did, on parts of p of up to
+// limit bytes, several at a time. It returns how many bytes from the start of p
+// were done.
+func inParts(ctx context.Context, p []byte, off, limit int64, one func(context.Context, []byte, int64) (int, error)) (int, error) {
 	size := int64(len(p))
 	if size == 0 {
 		return 0, nil
 	}
 	if size <= limit {
-		if err := one(ctx, p, off); err != nil {
-			return 0, err
-		}
-		return len(p), nil
+		return one(ctx, p, off)
 	}
 	var (
 		mu     sync.Mutex
 		failed = size // where the first part that failed starts
-		cause  error  // what it failed with
+		did    int    // of that part
+		cause  error  // what went wrong first
 	)
 	g, part := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for at := int64(0); at < size && part.Err() == nil; at += limit {
 		g.Go(func() error {
-			err := one(part, p[at:min(at+limit, size)], off+at)
+			n, err := one(part, p[at:min(at+limit, size)], off+at)
 			if err != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				failed = min(failed, at)
+				if at < failed {
+					failed, did = at, n
+				}
 				// The others are told to stop and then say so.
 				if cause == nil || errors.Is(cause, context.Canceled) {
 					cause = err
@@ -132,7 +126,7 @@ func inParts(ctx context.Context, p []byte, off, limit int64, one func(context.C
 		cause = ctx.Err()
 	}
 	// A part that was never started lies behind one that failed.
-	return int(failed), cause
+	return int(failed) + did, cause
 }
 
 func (r *remote) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
@@ -140,10 +134,18 @@ func (r *remote) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 		return 0, err
 	}
 	defer r.leave()
-	return inParts(ctx, p, off, r.s.payload, func(ctx context.Context, p []byte, off int64) error {
-		return r.s.mutate(ctx, telemapv1.Region_Write_FullMethodName, func(st *telemapv1.Stamp) any {
+	return inParts(ctx, p, off, r.s.payload, func(ctx context.Context, p []byte, off int64) (int, error) {
+		var reply telemapv1.WriteReply
+		err := r.s.mutate(ctx, telemapv1.Region_Write_FullMethodName, func(st *telemapv1.Stamp) any {
 			return &telemapv1.WriteRequest{Stamp: st, Name: r.info.Name, Off: off, Data: p}
-		}, &telemapv1.WriteReply{})
+		}, &reply)
+		switch {
+		case err != nil:
+			return 0, err
+		case reply.Failure != nil:
+			return int(max(0, min(reply.Written, int64(len(p))))), failureFrom(reply.Failure)
+		}
+		return len(p), nil
 	})
 }
 
@@ -278,5 +280,6 @@ func (r *remote) readVec(ctx context.Context, v []backend.Vec, n int64) error {
 	if err := r.s.c.do(ctx, telemapv1.Region_ReadVec_FullMethodName, in, &out); err != nil {
 		return err
 	}
-	return out.whole(n)
+	_, err := out.done(n)
+	return err
 }

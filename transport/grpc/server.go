@@ -281,11 +281,35 @@ func (r regionService) Read(ctx context.Context, in *telemapv1.ReadRequest) (*te
 		return nil, err
 	}
 	p := *buffers.Get(int(in.Len))
-	if err := backend.ReadFull(ctx, x.Region, p, in.Off); err != nil {
+	n, err := counted(x.Region.ReadAt(ctx, p, in.Off))(len(p))
+	if n == 0 && err != nil {
 		buffers.Put(&p)
 		return nil, err
 	}
-	return &telemapv1.ReadReply{Data: p}, nil
+	reply := &telemapv1.ReadReply{Data: p[:n]}
+	if err != nil {
+		reply.Failure = failureTo(err)
+	}
+	return reply, nil
+}
+
+// counted makes sense of what a region's method answers when asked for some
+// bytes that are all in the region: an error unless it did them all, and a count
+// that can be.
+func counted(n int, err error) func(want int) (int, error) {
+	return func(want int) (int, error) {
+		switch {
+		case n < 0 || n > want:
+			return 0, errors.Join(fmt.Errorf("the storage claims to have done %d of %d bytes", n, want), err)
+		case n == want:
+			return n, nil
+		case err == nil:
+			err = fmt.Errorf("the storage stopped after %d of %d bytes", n, want)
+		case errors.Is(err, io.EOF):
+			err = fmt.Errorf("the storage ended after %d of %d bytes: %w", n, want, io.ErrUnexpectedEOF)
+		}
+		return n, err
+	}
 }
 
 func (r regionService) ReadVec(ctx context.Context, in *telemapv1.ReadVecRequest) (*telemapv1.ReadVecReply, error) {
@@ -345,18 +369,17 @@ func (r regionService) mutate(ctx context.Context, stamp *telemapv1.Stamp, name 
 }
 
 func (r regionService) Write(ctx context.Context, in *telemapv1.WriteRequest) (*telemapv1.WriteReply, error) {
-	n := int64(len(in.Data))
-	return &telemapv1.WriteReply{}, r.mutate(ctx, in.Stamp, in.Name, in.Off, n, n, func(b backend.Backend) error {
-		return writeFull(ctx, b, in.Data, in.Off)
+	reply := &telemapv1.WriteReply{}
+	size := int64(len(in.Data))
+	err := r.mutate(ctx, in.Stamp, in.Name, in.Off, size, size, func(b backend.Backend) error {
+		n, err := counted(b.WriteAt(ctx, in.Data, in.Off))(len(in.Data))
+		if n > 0 && err != nil {
+			reply.Written, reply.Failure = int64(n), failureTo(err)
+			return nil
+		}
+		return err
 	})
-}
-
-func writeFull(ctx context.Context, b backend.Backend, p []byte, off int64) error {
-	n, err := b.WriteAt(ctx, p, off)
-	if err == nil && n < len(p) {
-		err = io.ErrShortWrite
-	}
-	return err
+	return reply, err
 }
 
 func (r regionService) Sync(ctx context.Context, in *telemapv1.SyncRequest) (*telemapv1.SyncReply, error) {

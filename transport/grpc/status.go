@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/telemap/telemap/region"
+	telemapv1 "github.com/telemap/telemap/transport/grpc/proto/telemap/v1"
 )
 
 // domain marks the ErrorInfo details that are ours.
@@ -62,22 +63,46 @@ func toStatus(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return status.FromContextError(ctx.Err()).Err()
 	}
-	code, reason := codes.Unknown, other
+	code, reason, text := describe(err)
+	st := status.New(code, text)
+	if with, err := st.WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: reason}); err == nil {
+		st = with
+	}
+	return st.Err()
+}
+
+func describe(err error) (code codes.Code, reason, text string) {
+	code, reason = codes.Unknown, other
 	for _, r := range reasons {
 		if errors.Is(err, r.err) {
 			code, reason = r.code, r.reason
 			break
 		}
 	}
-	text := err.Error()
+	text = err.Error()
 	if len(text) > maxErrorText {
 		text = text[:maxErrorText] + "…"
 	}
-	st := status.New(code, strings.ToValidUTF8(text, "\uFFFD"))
-	if with, err := st.WithDetails(&errdetails.ErrorInfo{Domain: domain, Reason: reason}); err == nil {
-		st = with
+	return code, reason, strings.ToValidUTF8(text, "\uFFFD")
+}
+
+// failureTo is err beside the part of an operation that was done.
+func failureTo(err error) *telemapv1.Failure {
+	_, reason, text := describe(err)
+	return &telemapv1.Failure{Reason: reason, Text: text}
+}
+
+func failureFrom(f *telemapv1.Failure) error { return errorFrom(f.GetReason(), f.GetText()) }
+
+// errorFrom is the error that the other side described.
+func errorFrom(reason, text string) error {
+	e := &peerError{text: text}
+	for _, r := range reasons {
+		if r.reason == reason {
+			e.err = r.err
+		}
 	}
-	return st.Err()
+	return e
 }
 
 // A peerError is an error that the other side answered with.
@@ -106,13 +131,7 @@ func fromStatus(err error) (mapped error, answered bool) {
 		if !ok || info.Domain != domain {
 			continue
 		}
-		e := &peerError{text: st.Message()}
-		for _, r := range reasons {
-			if r.reason == info.Reason {
-				e.err = r.err
-			}
-		}
-		return e, true
+		return errorFrom(info.Reason, st.Message()), true
 	}
 	// From here on gRPC speaks, or a server that is not ours.
 	e := &peerError{text: st.Message()}

@@ -523,17 +523,73 @@ func (x *ReadRequest) GetLen() int64 {
 	return 0
 }
 
+// Failure is why an operation was carried out in part only. One of which nothing
+// was done fails as a call.
+type Failure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in google.rpc.ErrorInfo.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_telemap_v1_region_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_telemap_v1_region_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Failure) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Failure) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type ReadReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Exactly as many bytes as were asked for.
-	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// As many bytes as were asked for, or with a failure fewer.
+	Data          []byte   `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Failure       *Failure `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadReply) Reset() {
 	*x = ReadReply{}
-	mi := &file_telemap_v1_region_proto_msgTypes[10]
+	mi := &file_telemap_v1_region_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +601,7 @@ func (x *ReadReply) String() string {
 func (*ReadReply) ProtoMessage() {}
 
 func (x *ReadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[10]
+	mi := &file_telemap_v1_region_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,12 +614,19 @@ func (x *ReadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadReply.ProtoReflect.Descriptor instead.
 func (*ReadReply) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{10}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReadReply) GetData() []byte {
 	if x != nil {
 		return x.Data
+	}
+	return nil
+}
+
+func (x *ReadReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
 	}
 	return nil
 }
@@ -578,7 +641,7 @@ type ReadVecRequest struct {
 
 func (x *ReadVecRequest) Reset() {
 	*x = ReadVecRequest{}
-	mi := &file_telemap_v1_region_proto_msgTypes[11]
+	mi := &file_telemap_v1_region_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +653,7 @@ func (x *ReadVecRequest) String() string {
 func (*ReadVecRequest) ProtoMessage() {}
 
 func (x *ReadVecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[11]
+	mi := &file_telemap_v1_region_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +666,7 @@ func (x *ReadVecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadVecRequest.ProtoReflect.Descriptor instead.
 func (*ReadVecRequest) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{11}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReadVecRequest) GetName() string {
@@ -629,7 +692,7 @@ type ReadVecReply struct {
 
 func (x *ReadVecReply) Reset() {
 	*x = ReadVecReply{}
-	mi := &file_telemap_v1_region_proto_msgTypes[12]
+	mi := &file_telemap_v1_region_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +704,7 @@ func (x *ReadVecReply) String() string {
 func (*ReadVecReply) ProtoMessage() {}
 
 func (x *ReadVecReply) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[12]
+	mi := &file_telemap_v1_region_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +717,7 @@ func (x *ReadVecReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadVecReply.ProtoReflect.Descriptor instead.
 func (*ReadVecReply) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{12}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReadVecReply) GetData() []byte {
@@ -676,7 +739,7 @@ type WriteRequest struct {
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_telemap_v1_region_proto_msgTypes[13]
+	mi := &file_telemap_v1_region_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +751,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[13]
+	mi := &file_telemap_v1_region_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +764,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{13}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WriteRequest) GetStamp() *Stamp {
@@ -733,14 +796,18 @@ func (x *WriteRequest) GetData() []byte {
 }
 
 type WriteReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent when everything was written.
+	Failure *Failure `protobuf:"bytes,1,opt,name=failure,proto3" json:"failure,omitempty"`
+	// With a failure, how many bytes were written before it.
+	Written       int64 `protobuf:"varint,2,opt,name=written,proto3" json:"written,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WriteReply) Reset() {
 	*x = WriteReply{}
-	mi := &file_telemap_v1_region_proto_msgTypes[14]
+	mi := &file_telemap_v1_region_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +819,7 @@ func (x *WriteReply) String() string {
 func (*WriteReply) ProtoMessage() {}
 
 func (x *WriteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[14]
+	mi := &file_telemap_v1_region_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +832,21 @@ func (x *WriteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteReply.ProtoReflect.Descriptor instead.
 func (*WriteReply) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{14}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *WriteReply) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+func (x *WriteReply) GetWritten() int64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
 }
 
 type SyncRequest struct {
@@ -777,7 +858,7 @@ type SyncRequest struct {
 
 func (x *SyncRequest) Reset() {
 	*x = SyncRequest{}
-	mi := &file_telemap_v1_region_proto_msgTypes[15]
+	mi := &file_telemap_v1_region_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +870,7 @@ func (x *SyncRequest) String() string {
 func (*SyncRequest) ProtoMessage() {}
 
 func (x *SyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[15]
+	mi := &file_telemap_v1_region_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +883,7 @@ func (x *SyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
 func (*SyncRequest) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{15}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SyncRequest) GetName() string {
@@ -820,7 +901,7 @@ type SyncReply struct {
 
 func (x *SyncReply) Reset() {
 	*x = SyncReply{}
-	mi := &file_telemap_v1_region_proto_msgTypes[16]
+	mi := &file_telemap_v1_region_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +913,7 @@ func (x *SyncReply) String() string {
 func (*SyncReply) ProtoMessage() {}
 
 func (x *SyncReply) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[16]
+	mi := &file_telemap_v1_region_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +926,7 @@ func (x *SyncReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SyncReply.ProtoReflect.Descriptor instead.
 func (*SyncReply) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{16}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{17}
 }
 
 type ZeroRequest struct {
@@ -860,7 +941,7 @@ type ZeroRequest struct {
 
 func (x *ZeroRequest) Reset() {
 	*x = ZeroRequest{}
-	mi := &file_telemap_v1_region_proto_msgTypes[17]
+	mi := &file_telemap_v1_region_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +953,7 @@ func (x *ZeroRequest) String() string {
 func (*ZeroRequest) ProtoMessage() {}
 
 func (x *ZeroRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[17]
+	mi := &file_telemap_v1_region_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +966,7 @@ func (x *ZeroRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZeroRequest.ProtoReflect.Descriptor instead.
 func (*ZeroRequest) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{17}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ZeroRequest) GetStamp() *Stamp {
@@ -924,7 +1005,7 @@ type ZeroReply struct {
 
 func (x *ZeroReply) Reset() {
 	*x = ZeroReply{}
-	mi := &file_telemap_v1_region_proto_msgTypes[18]
+	mi := &file_telemap_v1_region_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1017,7 @@ func (x *ZeroReply) String() string {
 func (*ZeroReply) ProtoMessage() {}
 
 func (x *ZeroReply) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[18]
+	mi := &file_telemap_v1_region_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1030,7 @@ func (x *ZeroReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZeroReply.ProtoReflect.Descriptor instead.
 func (*ZeroReply) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{18}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{19}
 }
 
 type DiscardRequest struct {
@@ -964,7 +1045,7 @@ type DiscardRequest struct {
 
 func (x *DiscardRequest) Reset() {
 	*x = DiscardRequest{}
-	mi := &file_telemap_v1_region_proto_msgTypes[19]
+	mi := &file_telemap_v1_region_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1057,7 @@ func (x *DiscardRequest) String() string {
 func (*DiscardRequest) ProtoMessage() {}
 
 func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[19]
+	mi := &file_telemap_v1_region_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1070,7 @@ func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardRequest.ProtoReflect.Descriptor instead.
 func (*DiscardRequest) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{19}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DiscardRequest) GetStamp() *Stamp {
@@ -1028,7 +1109,7 @@ type DiscardReply struct {
 
 func (x *DiscardReply) Reset() {
 	*x = DiscardReply{}
-	mi := &file_telemap_v1_region_proto_msgTypes[20]
+	mi := &file_telemap_v1_region_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1121,7 @@ func (x *DiscardReply) String() string {
 func (*DiscardReply) ProtoMessage() {}
 
 func (x *DiscardReply) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[20]
+	mi := &file_telemap_v1_region_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1134,7 @@ func (x *DiscardReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardReply.ProtoReflect.Descriptor instead.
 func (*DiscardReply) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{20}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{21}
 }
 
 type NextDataRequest struct {
@@ -1066,7 +1147,7 @@ type NextDataRequest struct {
 
 func (x *NextDataRequest) Reset() {
 	*x = NextDataRequest{}
-	mi := &file_telemap_v1_region_proto_msgTypes[21]
+	mi := &file_telemap_v1_region_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1159,7 @@ func (x *NextDataRequest) String() string {
 func (*NextDataRequest) ProtoMessage() {}
 
 func (x *NextDataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[21]
+	mi := &file_telemap_v1_region_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1172,7 @@ func (x *NextDataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextDataRequest.ProtoReflect.Descriptor instead.
 func (*NextDataRequest) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{21}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NextDataRequest) GetName() string {
@@ -1118,7 +1199,7 @@ type NextDataReply struct {
 
 func (x *NextDataReply) Reset() {
 	*x = NextDataReply{}
-	mi := &file_telemap_v1_region_proto_msgTypes[22]
+	mi := &file_telemap_v1_region_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1211,7 @@ func (x *NextDataReply) String() string {
 func (*NextDataReply) ProtoMessage() {}
 
 func (x *NextDataReply) ProtoReflect() protoreflect.Message {
-	mi := &file_telemap_v1_region_proto_msgTypes[22]
+	mi := &file_telemap_v1_region_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1224,7 @@ func (x *NextDataReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextDataReply.ProtoReflect.Descriptor instead.
 func (*NextDataReply) Descriptor() ([]byte, []int) {
-	return file_telemap_v1_region_proto_rawDescGZIP(), []int{22}
+	return file_telemap_v1_region_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NextDataReply) GetData() *Span {
@@ -1189,9 +1270,13 @@ const file_telemap_v1_region_proto_rawDesc = "" +
 	"\vReadRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\x03R\x03off\x12\x10\n" +
-	"\x03len\x18\x03 \x01(\x03R\x03len\"\x1f\n" +
+	"\x03len\x18\x03 \x01(\x03R\x03len\"5\n" +
+	"\aFailure\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"N\n" +
 	"\tReadReply\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"L\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12-\n" +
+	"\afailure\x18\x02 \x01(\v2\x13.telemap.v1.FailureR\afailure\"L\n" +
 	"\x0eReadVecRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12&\n" +
 	"\x05spans\x18\x02 \x03(\v2\x10.telemap.v1.SpanR\x05spans\"\"\n" +
@@ -1201,9 +1286,11 @@ const file_telemap_v1_region_proto_rawDesc = "" +
 	"\x05stamp\x18\x01 \x01(\v2\x11.telemap.v1.StampR\x05stamp\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03off\x18\x03 \x01(\x03R\x03off\x12\x12\n" +
-	"\x04data\x18\x04 \x01(\fR\x04data\"\f\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\"U\n" +
 	"\n" +
-	"WriteReply\"!\n" +
+	"WriteReply\x12-\n" +
+	"\afailure\x18\x01 \x01(\v2\x13.telemap.v1.FailureR\afailure\x12\x18\n" +
+	"\awritten\x18\x02 \x01(\x03R\awritten\"!\n" +
 	"\vSyncRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\v\n" +
 	"\tSyncReply\"n\n" +
@@ -1248,7 +1335,7 @@ func file_telemap_v1_region_proto_rawDescGZIP() []byte {
 	return file_telemap_v1_region_proto_rawDescData
 }
 
-var file_telemap_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_telemap_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_telemap_v1_region_proto_goTypes = []any{
 	(*Stamp)(nil),           // 0: telemap.v1.Stamp
 	(*Info)(nil),            // 1: telemap.v1.Info
@@ -1260,53 +1347,56 @@ var file_telemap_v1_region_proto_goTypes = []any{
 	(*ListRequest)(nil),     // 7: telemap.v1.ListRequest
 	(*ListReply)(nil),       // 8: telemap.v1.ListReply
 	(*ReadRequest)(nil),     // 9: telemap.v1.ReadRequest
-	(*ReadReply)(nil),       // 10: telemap.v1.ReadReply
-	(*ReadVecRequest)(nil),  // 11: telemap.v1.ReadVecRequest
-	(*ReadVecReply)(nil),    // 12: telemap.v1.ReadVecReply
-	(*WriteRequest)(nil),    // 13: telemap.v1.WriteRequest
-	(*WriteReply)(nil),      // 14: telemap.v1.WriteReply
-	(*SyncRequest)(nil),     // 15: telemap.v1.SyncRequest
-	(*SyncReply)(nil),       // 16: telemap.v1.SyncReply
-	(*ZeroRequest)(nil),     // 17: telemap.v1.ZeroRequest
-	(*ZeroReply)(nil),       // 18: telemap.v1.ZeroReply
-	(*DiscardRequest)(nil),  // 19: telemap.v1.DiscardRequest
-	(*DiscardReply)(nil),    // 20: telemap.v1.DiscardReply
-	(*NextDataRequest)(nil), // 21: telemap.v1.NextDataRequest
-	(*NextDataReply)(nil),   // 22: telemap.v1.NextDataReply
+	(*Failure)(nil),         // 10: telemap.v1.Failure
+	(*ReadReply)(nil),       // 11: telemap.v1.ReadReply
+	(*ReadVecRequest)(nil),  // 12: telemap.v1.ReadVecRequest
+	(*ReadVecReply)(nil),    // 13: telemap.v1.ReadVecReply
+	(*WriteRequest)(nil),    // 14: telemap.v1.WriteRequest
+	(*WriteReply)(nil),      // 15: telemap.v1.WriteReply
+	(*SyncRequest)(nil),     // 16: telemap.v1.SyncRequest
+	(*SyncReply)(nil),       // 17: telemap.v1.SyncReply
+	(*ZeroRequest)(nil),     // 18: telemap.v1.ZeroRequest
+	(*ZeroReply)(nil),       // 19: telemap.v1.ZeroReply
+	(*DiscardRequest)(nil),  // 20: telemap.v1.DiscardRequest
+	(*DiscardReply)(nil),    // 21: telemap.v1.DiscardReply
+	(*NextDataRequest)(nil), // 22: telemap.v1.NextDataRequest
+	(*NextDataReply)(nil),   // 23: telemap.v1.NextDataReply
 }
 var file_telemap_v1_region_proto_depIdxs = []int32{
 	1,  // 0: telemap.v1.OpenReply.info:type_name -> telemap.v1.Info
 	1,  // 1: telemap.v1.ListReply.regions:type_name -> telemap.v1.Info
-	2,  // 2: telemap.v1.ReadVecRequest.spans:type_name -> telemap.v1.Span
-	0,  // 3: telemap.v1.WriteRequest.stamp:type_name -> telemap.v1.Stamp
-	0,  // 4: telemap.v1.ZeroRequest.stamp:type_name -> telemap.v1.Stamp
-	0,  // 5: telemap.v1.DiscardRequest.stamp:type_name -> telemap.v1.Stamp
-	2,  // 6: telemap.v1.NextDataReply.data:type_name -> telemap.v1.Span
-	3,  // 7: telemap.v1.Region.Attach:input_type -> telemap.v1.AttachRequest
-	5,  // 8: telemap.v1.Region.Open:input_type -> telemap.v1.OpenRequest
-	7,  // 9: telemap.v1.Region.List:input_type -> telemap.v1.ListRequest
-	9,  // 10: telemap.v1.Region.Read:input_type -> telemap.v1.ReadRequest
-	11, // 11: telemap.v1.Region.ReadVec:input_type -> telemap.v1.ReadVecRequest
-	13, // 12: telemap.v1.Region.Write:input_type -> telemap.v1.WriteRequest
-	15, // 13: telemap.v1.Region.Sync:input_type -> telemap.v1.SyncRequest
-	17, // 14: telemap.v1.Region.Zero:input_type -> telemap.v1.ZeroRequest
-	19, // 15: telemap.v1.Region.Discard:input_type -> telemap.v1.DiscardRequest
-	21, // 16: telemap.v1.Region.NextData:input_type -> telemap.v1.NextDataRequest
-	4,  // 17: telemap.v1.Region.Attach:output_type -> telemap.v1.AttachReply
-	6,  // 18: telemap.v1.Region.Open:output_type -> telemap.v1.OpenReply
-	8,  // 19: telemap.v1.Region.List:output_type -> telemap.v1.ListReply
-	10, // 20: telemap.v1.Region.Read:output_type -> telemap.v1.ReadReply
-	12, // 21: telemap.v1.Region.ReadVec:output_type -> telemap.v1.ReadVecReply
-	14, // 22: telemap.v1.Region.Write:output_type -> telemap.v1.WriteReply
-	16, // 23: telemap.v1.Region.Sync:output_type -> telemap.v1.SyncReply
-	18, // 24: telemap.v1.Region.Zero:output_type -> telemap.v1.ZeroReply
-	20, // 25: telemap.v1.Region.Discard:output_type -> telemap.v1.DiscardReply
-	22, // 26: telemap.v1.Region.NextData:output_type -> telemap.v1.NextDataReply
-	17, // [17:27] is the sub-list for method output_type
-	7,  // [7:17] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	10, // 2: telemap.v1.ReadReply.failure:type_name -> telemap.v1.Failure
+	2,  // 3: telemap.v1.ReadVecRequest.spans:type_name -> telemap.v1.Span
+	0,  // 4: telemap.v1.WriteRequest.stamp:type_name -> telemap.v1.Stamp
+	10, // 5: telemap.v1.WriteReply.failure:type_name -> telemap.v1.Failure
+	0,  // 6: telemap.v1.ZeroRequest.stamp:type_name -> telemap.v1.Stamp
+	0,  // 7: telemap.v1.DiscardRequest.stamp:type_name -> telemap.v1.Stamp
+	2,  // 8: telemap.v1.NextDataReply.data:type_name -> telemap.v1.Span
+	3,  // 9: telemap.v1.Region.Attach:input_type -> telemap.v1.AttachRequest
+	5,  // 10: telemap.v1.Region.Open:input_type -> telemap.v1.OpenRequest
+	7,  // 11: telemap.v1.Region.List:input_type -> telemap.v1.ListRequest
+	9,  // 12: telemap.v1.Region.Read:input_type -> telemap.v1.ReadRequest
+	12, // 13: telemap.v1.Region.ReadVec:input_type -> telemap.v1.ReadVecRequest
+	14, // 14: telemap.v1.Region.Write:input_type -> telemap.v1.WriteRequest
+	16, // 15: telemap.v1.Region.Sync:input_type -> telemap.v1.SyncRequest
+	18, // 16: telemap.v1.Region.Zero:input_type -> telemap.v1.ZeroRequest
+	20, // 17: telemap.v1.Region.Discard:input_type -> telemap.v1.DiscardRequest
+	22, // 18: telemap.v1.Region.NextData:input_type -> telemap.v1.NextDataRequest
+	4,  // 19: telemap.v1.Region.Attach:output_type -> telemap.v1.AttachReply
+	6,  // 20: telemap.v1.Region.Open:output_type -> telemap.v1.OpenReply
+	8,  // 21: telemap.v1.Region.List:output_type -> telemap.v1.ListReply
+	11, // 22: telemap.v1.Region.Read:output_type -> telemap.v1.ReadReply
+	13, // 23: telemap.v1.Region.ReadVec:output_type -> telemap.v1.ReadVecReply
+	15, // 24: telemap.v1.Region.Write:output_type -> telemap.v1.WriteReply
+	17, // 25: telemap.v1.Region.Sync:output_type -> telemap.v1.SyncReply
+	19, // 26: telemap.v1.Region.Zero:output_type -> telemap.v1.ZeroReply
+	21, // 27: telemap.v1.Region.Discard:output_type -> telemap.v1.DiscardReply
+	23, // 28: telemap.v1.Region.NextData:output_type -> telemap.v1.NextDataReply
+	19, // [19:29] is the sub-list for method output_type
+	9,  // [9:19] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_telemap_v1_region_proto_init() }
@@ -1320,7 +1410,7 @@ func file_telemap_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_telemap_v1_region_proto_rawDesc), len(file_telemap_v1_region_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,6 @@
+//go:build race
+
+package grpc
+
+// raceDetector says that these tests run with it, five times slower.
+const raceDetector = true
