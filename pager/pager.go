@@ -41,6 +41,8 @@ type Pager struct {
 	inflight map[region.ChunkIndex]*fetch // being fetched or overwritten whole
 	pushing  map[region.ChunkIndex]*push
 
+	peeked chan struct{} // one per chunk that is fetched after a peek
+
 	workCtx    context.Context // of fetches and background work; ends when Close begins
 	cancelWork context.CancelFunc
 	work       sync.WaitGroup  // fetches and background work
@@ -79,6 +81,7 @@ func Open(ctx context.Context, b backend.Backend, o Options) (*Pager, error) {
 		covered:  region.NewBitmap(geo.Chunks()),
 		inflight: map[region.ChunkIndex]*fetch{},
 		pushing:  map[region.ChunkIndex]*push{},
+		peeked:   make(chan struct{}, maxPeeked),
 	}
 	if o.Dir == "" {
 		p.store, err = newMemStore(geo.Size())
@@ -175,11 +178,16 @@ func (p *Pager) ReadAt(ctx context.Context, buf []byte, off int64) (int, error) 
 		return 0, fmt.Errorf("read %d bytes at %d: %w", len(buf), off, region.ErrOutOfRange)
 	}
 	n := min(int64(len(buf)), p.geo.Size()-off)
-	if err := p.ensure(ctx, region.Range{Off: off, Len: n}); err != nil {
+	r := region.Range{Off: off, Len: n}
+	if peeked, err := p.peek(ctx, buf[:n], r); err != nil {
 		return 0, err
-	}
-	if err := p.store.readAt(buf[:n], off); err != nil {
-		return 0, fmt.Errorf("read from the local copy: %w", err)
+	} else if !peeked {
+		if err := p.ensure(ctx, r); err != nil {
+			return 0, err
+		}
+		if err := p.store.readAt(buf[:n], off); err != nil {
+			return 0, fmt.Errorf("read from the local copy: %w", err)
+		}
 	}
 	if n < int64(len(buf)) {
 		return int(n), io.EOF
@@ -189,7 +197,8 @@ func (p *Pager) ReadAt(ctx context.Context, buf []byte, off int64) (int, error) 
 
 // View returns the bytes [off, off+n) of the local copy itself, fetched if need
 // be. It may be read until Close and shows later writes; do not write to it. It
-// is nil without an error when the local copy is not in memory.
+// is nil without an error when the local copy is not in memory, or when ReadAt
+// would be faster.
 func (p *Pager) View(ctx context.Context, off, n int64) ([]byte, error) {
 	if err := p.enter(); err != nil {
 		return nil, err
@@ -199,7 +208,7 @@ func (p *Pager) View(ctx context.Context, off, n int64) ([]byte, error) {
 		return nil, fmt.Errorf("view %d bytes at %d: %w", n, off, region.ErrOutOfRange)
 	}
 	mem := p.store.bytes(region.Range{Off: off, Len: n})
-	if mem == nil {
+	if mem == nil || p.peeks(region.Range{Off: off, Len: n}) {
 		return nil, nil
 	}
 	if err := p.ensure(ctx, region.Range{Off: off, Len: n}); err != nil {

@@ -26,10 +26,10 @@ type stub struct {
 	mem    []byte
 	synced []byte // what would survive a crash of the backend
 
-	reads, writes, syncs, zeroes atomic.Int64
-	onRead                       func(ctx context.Context, off, n int64) error
-	onWrite                      func(ctx context.Context, off, n int64) error
-	onSync                       func(ctx context.Context) error
+	reads, writes, syncs atomic.Int64
+	onRead               func(ctx context.Context, off, n int64) error
+	onWrite              func(ctx context.Context, off, n int64) error
+	onSync               func(ctx context.Context) error
 }
 
 func newStub(size int64) *stub {
@@ -418,6 +418,39 @@ func TestPartialWriteKeepsTheRestOfTheChunk(t *testing.T) {
 	write(t, p, 4000, want[4000:4120])
 	if got := readBack(t, p); !bytes.Equal(got, want) {
 		t.Error("wrong bytes around a partial write")
+	}
+}
+
+func TestSmallReadDoesNotWaitForItsChunk(t *testing.T) {
+	b := newStub(256 << 10)
+	chunk, release := make(chan struct{}), make(chan struct{})
+	b.onRead = func(_ context.Context, _, n int64) error {
+		if n == 64<<10 {
+			close(chunk)
+			<-release
+		}
+		return nil
+	}
+	o := quiet
+	o.ChunkSize = 64 << 10
+	p := open(t, b, o)
+	got := make([]byte, 4096)
+	if _, err := p.ReadAt(t.Context(), got, 70_000); err != nil || !bytes.Equal(got, b.mem[70_000:74_096]) {
+		t.Fatalf("a small read: %v", err)
+	}
+	<-chunk // is fetched all the same
+	close(release)
+	if err := p.Ensure(t.Context(), 70_000, 1); err != nil {
+		t.Fatal(err)
+	}
+	if n := b.reads.Load(); n != 2 {
+		t.Errorf("%d reads of the backend; want the peek and the chunk", n)
+	}
+	if _, err := p.ReadAt(t.Context(), got, 80_000); err != nil || b.reads.Load() != 2 {
+		t.Errorf("a read of a local chunk: %v after %d reads of the backend", err, b.reads.Load())
+	}
+	if v, err := p.View(t.Context(), 130_000, 100_000); err != nil || !bytes.Equal(v, b.mem[130_000:230_000]) {
+		t.Errorf("a view of two absent chunks: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ package testkit
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -28,7 +29,16 @@ func Main(m *testing.M) {
 		r.Close()
 		w.Close()
 	}
-	fds, mounts := descriptors(), fuseMounts()
+	// Temporary files of our own make our mounts known from those of others.
+	tmp, err := os.MkdirTemp("", "telemap-test-")
+	if err == nil { // tests that drop their privileges use it too
+		err = errors.Join(os.Chmod(tmp, 0o755), os.Setenv("TMPDIR", tmp))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "testkit:", err)
+		os.Exit(1)
+	}
+	fds := descriptors()
 	code := m.Run()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
@@ -41,9 +51,15 @@ func Main(m *testing.M) {
 			fmt.Fprintf(os.Stderr, "testkit: leaked descriptors:\n  %s\n", strings.Join(left, "\n  "))
 			code = 1
 		}
-		if left := settle(mounts, fuseMounts); len(left) > 0 {
+		if left := settle(nil, func() map[string]int { return mountsBelow(tmp) }); len(left) > 0 {
 			fmt.Fprintf(os.Stderr, "testkit: leaked mounts:\n  %s\n", strings.Join(left, "\n  "))
 			code = 1
+		}
+	}
+	if len(mountsBelow(tmp)) == 0 {
+		if err := os.RemoveAll(tmp); err != nil {
+			fmt.Fprintln(os.Stderr, "testkit: clean up:", err)
+			code = max(code, 1)
 		}
 	}
 	os.Exit(code)
@@ -90,14 +106,15 @@ func descriptors() map[string]int {
 	return open
 }
 
-func fuseMounts() map[string]int {
+// mountsBelow counts the mounts below dir.
+func mountsBelow(dir string) map[string]int {
 	mounts := map[string]int{}
 	b, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
-		return mounts
+		return mounts // not Linux
 	}
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 2 && strings.HasPrefix(f[2], "fuse") && strings.Contains(f[2]+f[0], "telemap") {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
 			mounts[f[1]]++
 		}
 	}
