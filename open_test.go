@@ -228,3 +228,23 @@ func TestOwnScheme(t *testing.T) {
 		t.Errorf("read %q, %v", p, err)
 	}
 }
+
+func TestExportTellsWhatItIs(t *testing.T) {
+	dir := t.TempDir()
+	for rawURL, want := range map[string]transport.Info{
+		"mem:5KiB?readonly=1":                       {Size: 5120, ReadOnly: true},
+		"dir:" + dir + "/d?size=9000&chunk=4KiB":    {Size: 9000, ChunkSize: 4096},
+		"file:" + dir + "/f?size=77":                {Size: 77},
+		"file:" + dir + "/g?size=77&readonly=false": {Size: 77},
+	} {
+		b, err := telemap.Open(t.Context(), rawURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		want.Name = "x"
+		if got := telemap.Export("x", b).Info; got != want {
+			t.Errorf("Export of %s says %+v; want %+v", rawURL, got, want)
+		}
+	}
+}

@@ -50,6 +50,46 @@ type Filer interface {
 	File() *os.File
 }
 
+// A ReadOnlyer may refuse every write with [ErrReadOnly]. [IsReadOnly] finds it
+// through wrappers.
+type ReadOnlyer interface {
+	ReadOnly() bool
+}
+
+// A ChunkSizer has a unit in bytes, a power of two, in which it is best read and
+// written; zero means none. [ChunkSize] finds it through wrappers.
+type ChunkSizer interface {
+	ChunkSize() int64
+}
+
+// IsReadOnly reports whether b, or what it wraps, says that it refuses writes.
+func IsReadOnly(b Backend) bool {
+	for {
+		if r, ok := b.(ReadOnlyer); ok && r.ReadOnly() {
+			return true
+		}
+		w, ok := b.(interface{ Unwrap() Backend })
+		if !ok {
+			return false
+		}
+		b = w.Unwrap()
+	}
+}
+
+// ChunkSize is the unit that suits b, or what it wraps; zero if none is known.
+func ChunkSize(b Backend) int64 {
+	for {
+		if c, ok := b.(ChunkSizer); ok {
+			return c.ChunkSize()
+		}
+		w, ok := b.(interface{ Unwrap() Backend })
+		if !ok {
+			return 0
+		}
+		b = w.Unwrap()
+	}
+}
+
 // ReadFull fills p from off or fails: unlike ReadAt it returns no count, and a
 // region that ends before p does is [ErrOutOfRange].
 func ReadFull(ctx context.Context, b Backend, p []byte, off int64) error {

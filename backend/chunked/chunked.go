@@ -83,6 +83,12 @@ func New(s Store, g region.Geometry, o Options) *Backend {
 // Geometry says how the region is cut into chunks.
 func (b *Backend) Geometry() region.Geometry { return b.g }
 
+// ChunkSize is the length of a chunk in bytes.
+func (b *Backend) ChunkSize() int64 { return b.g.ChunkSize() }
+
+// ReadOnly says whether writes are refused.
+func (b *Backend) ReadOnly() bool { return b.o.ReadOnly }
+
 // Size is the region's length in bytes.
 func (b *Backend) Size() int64 { return b.g.Size() }
 

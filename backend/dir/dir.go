@@ -267,17 +267,18 @@ func (c *chunks) WritePart(ctx context.Context, i region.ChunkIndex, p []byte, o
 
 // DeleteChunk removes the chunk's file.
 func (c *chunks) DeleteChunk(ctx context.Context, i region.ChunkIndex) error {
-	if !c.stored.Clear(i) {
+	if !c.stored.Test(i) {
 		return nil
 	}
-	if err := os.Remove(c.path(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		c.stored.Set(i)
-		return disk.Err(err)
-	}
-	// Forgotten after it was removed, so that nobody opens the old file again.
-	c.files.drop(i)
-	c.dirs.Set(i / perDir)
-	return nil
+	return disk.Err(c.files.remove(ctx, i, func() error {
+		c.stored.Clear(i)
+		if err := os.Remove(c.path(i)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			c.stored.Set(i)
+			return err
+		}
+		c.dirs.Set(i / perDir)
+		return nil
+	}))
 }
 
 // NextChunks is the next run of chunks that have a file.

@@ -325,12 +325,42 @@ func TestWaitingForAFileEndsWithTheContext(t *testing.T) {
 	if _, err := fs.use(ctx, 2, true); !errors.Is(err, context.Canceled) {
 		t.Errorf("use = %v; want %v", err, context.Canceled)
 	}
-	fs.drop(1) // in use: stays open
-	if _, err := h.f.WriteAt([]byte{1}, 0); err != nil {
-		t.Errorf("write to a dropped file in use: %v", err)
+	never := func() error { t.Error("removed without being admitted"); return nil }
+	if err := fs.remove(ctx, 1, never); !errors.Is(err, context.Canceled) {
+		t.Errorf("remove = %v; want %v", err, context.Canceled)
 	}
-	if err := fs.done(h); err != nil || fs.n != 0 {
-		t.Errorf("done = %v, leaving %d files; want nil, 0", err, fs.n)
+	if err := errors.Join(fs.done(h), fs.closeAll()); err != nil || fs.n != 0 {
+		t.Errorf("closing = %v, leaving %d files; want nil, 0", err, fs.n)
+	}
+}
+
+func TestRemovedFileStaysOpenWhileInUse(t *testing.T) {
+	path := t.TempDir()
+	fs := newFiles(2,
+		func(i region.ChunkIndex, create bool) (*os.File, error) {
+			return os.OpenFile(filepath.Join(path, fmt.Sprint(i)), os.O_RDWR|os.O_CREATE, 0o600)
+		},
+		func(f *os.File, _ bool) { f.Close() })
+	h, err := fs.use(t.Context(), 1, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	boom := errors.New("boom")
+	if err := fs.remove(t.Context(), 1, func() error { return boom }); err != boom || len(fs.open) != 1 {
+		t.Errorf("remove = %v, leaving %d files; want %v, 1", err, len(fs.open), boom)
+	}
+	if err := fs.remove(t.Context(), 1, func() error { return os.Remove(h.f.Name()) }); err != nil || len(fs.open) != 0 {
+		t.Errorf("remove = %v, leaving %d files; want nil, 0", err, len(fs.open))
+	}
+	if _, err := h.f.WriteAt([]byte{1}, 0); err != nil {
+		t.Errorf("write to a removed file in use: %v", err)
+	}
+	again, err := fs.use(t.Context(), 1, true)
+	if err != nil || again == h {
+		t.Errorf("use of a removed file = the same, %v; want a new one", err)
+	}
+	if err := errors.Join(fs.done(h), fs.done(again), fs.closeAll()); err != nil || fs.n != 0 {
+		t.Errorf("closing = %v, leaving %d files; want nil, 0", err, fs.n)
 	}
 }
 

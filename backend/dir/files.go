@@ -24,7 +24,8 @@ type files struct {
 	evict func(f *os.File, unsynced bool)
 
 	// users admits most users at a time. Whoever was admitted finds room: at most
-	// most-1 files are in use by others, and the rest may be closed.
+	// most-1 files are in use or being closed by others, and the rest may be
+	// closed.
 	users *semaphore.Weighted
 
 	mu   sync.Mutex
@@ -164,21 +165,29 @@ func (fs *files) dropLocked(h *handle) {
 	}
 }
 
-// drop forgets the file of chunk i, which was deleted; those who use it still
-// read the deleted one. An error in closing it says nothing about bytes that
-// anybody needs.
-func (fs *files) drop(i region.ChunkIndex) {
+// remove calls rm, which deletes the file of chunk i, and then forgets that
+// file; those who use it still read the deleted one. Forgetting it before would
+// let somebody open it again.
+func (fs *files) remove(ctx context.Context, i region.ChunkIndex, rm func() error) error {
+	// A file that is being closed takes a place, for which someone must be admitted.
+	if err := fs.users.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer fs.users.Release(1)
+	if err := rm(); err != nil {
+		return err
+	}
 	fs.mu.Lock()
 	h := fs.open[i]
-	var unused bool
+	unused := h != nil && h.users == 0
 	if h != nil {
-		unused = h.users == 0
 		fs.dropLocked(h)
 	}
 	fs.mu.Unlock()
 	if unused {
-		_ = fs.close(h)
+		_ = fs.close(h) // nobody needs the bytes that the error would be about
 	}
+	return nil
 }
 
 // closeAll closes all files. None is in use.

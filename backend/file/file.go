@@ -19,11 +19,12 @@ import (
 )
 
 var (
-	_ backend.Backend   = (*Store)(nil)
-	_ backend.Zeroer    = (*Store)(nil)
-	_ backend.Discarder = (*Store)(nil)
-	_ backend.Extenter  = (*Store)(nil)
-	_ backend.Filer     = (*Store)(nil)
+	_ backend.Backend    = (*Store)(nil)
+	_ backend.Zeroer     = (*Store)(nil)
+	_ backend.Discarder  = (*Store)(nil)
+	_ backend.Extenter   = (*Store)(nil)
+	_ backend.Filer      = (*Store)(nil)
+	_ backend.ReadOnlyer = (*Store)(nil)
 )
 
 // Options says how to open a file. The zero value opens an existing one for
@@ -126,6 +127,9 @@ func isBlockDevice(fi fs.FileInfo) bool {
 
 // Size is the region's length in bytes: the file's when it was opened.
 func (s *Store) Size() int64 { return s.size }
+
+// ReadOnly says whether writes are refused.
+func (s *Store) ReadOnly() bool { return s.readOnly }
 
 // File is the file that holds the region.
 func (s *Store) File() *os.File { return s.f }

@@ -72,6 +72,9 @@ func (b *Backend) Sync(ctx context.Context) error {
 // Size is the length of the backend behind b.
 func (b *Backend) Size() int64 { return b.b.Size() }
 
+// ReadOnly is true.
+func (b *Backend) ReadOnly() bool { return true }
+
 // Close closes the backend behind b.
 func (b *Backend) Close() error {
 	b.closed.Store(true)

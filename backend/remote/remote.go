@@ -26,6 +26,8 @@ var (
 	_ backend.Discarder    = (*Backend)(nil)
 	_ backend.Extenter     = (*Backend)(nil)
 	_ backend.VectorReader = (*Backend)(nil)
+	_ backend.ReadOnlyer   = (*Backend)(nil)
+	_ backend.ChunkSizer   = (*Backend)(nil)
 )
 
 // Open opens the region called region in session; the empty name is the only
@@ -44,13 +46,7 @@ func (b *Backend) Info() transport.Info { return b.info }
 
 // Export offers b to peers under name, with what it says about itself.
 func Export(name string, b backend.Backend) transport.Export {
-	in := transport.Info{Name: name, Size: b.Size()}
-	if c, ok := b.(interface{ ChunkSize() int64 }); ok {
-		in.ChunkSize = c.ChunkSize()
-	}
-	if r, ok := b.(interface{ ReadOnly() bool }); ok {
-		in.ReadOnly = r.ReadOnly()
-	}
+	in := transport.Info{Name: name, Size: b.Size(), ChunkSize: backend.ChunkSize(b), ReadOnly: backend.IsReadOnly(b)}
 	return transport.Export{Region: b, Info: in}
 }
 

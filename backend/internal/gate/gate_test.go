@@ -10,8 +10,10 @@ import (
 func TestShutWaitsForThoseInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g Gate
-		if !g.Enter() || !g.Enter() {
-			t.Fatal("Enter() = false on an open gate")
+		for range 2 {
+			if !g.Enter() {
+				t.Fatal("Enter() = false on an open gate")
+			}
 		}
 		var firsts, shut atomic.Int64
 		for range 3 {
