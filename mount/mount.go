@@ -23,7 +23,7 @@ type Options struct {
 	// hooks BeforeSync and BeforeClose.
 	Direct bool
 
-	// ReadOnly refuses writes.
+	// ReadOnly refuses writes. It is set if the backend refuses them.
 	ReadOnly bool
 
 	// Pager tunes a managed mount. Its ReadOnly and Logger are set from here.
@@ -50,6 +50,7 @@ type Mount struct {
 // The mount owns b from then on and closes it; if Open fails, b stays the
 // caller's. ctx bounds the opening alone.
 func Open(ctx context.Context, b backend.Backend, path string, o Options) (*Mount, error) {
+	o.ReadOnly = o.ReadOnly || backend.IsReadOnly(b)
 	m := &Mount{b: b, hooks: o.Pager.Hooks}
 	var src view.Source
 	if o.Direct {

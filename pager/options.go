@@ -65,10 +65,12 @@ type PushOptions struct {
 }
 
 // Hooks are called at moments that a program may care about. Nil ones are
-// skipped. They must not call Close or Sync of the same pager.
+// skipped. They must not call Close or Sync of the same pager; BeforeSync and
+// BeforeClose may read and write it, ChunkLocal may not.
 type Hooks struct {
 	// BeforeSync runs at the start of every Sync, the one of Close included, so
-	// that a program can write what it still holds. Its error ends that Sync.
+	// that a program can write what it still holds. Its error ends that Sync; Close
+	// goes on and returns it.
 	BeforeSync func(ctx context.Context) error
 	// BeforeClose runs at the start of Close. Close goes on if it fails and
 	// returns the error.

@@ -371,6 +371,9 @@ func (p *Pager) Close(ctx context.Context) error {
 				errs = append(errs, fmt.Errorf("before close: %w", err))
 			}
 		}
+		if !p.opts.ReadOnly {
+			errs = append(errs, p.beforeSync(ctx))
+		}
 		p.cancelWork()
 		p.gate.Lock()
 		p.closed = true

@@ -734,6 +734,27 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+func TestHooksMayWrite(t *testing.T) {
+	b := newStub(8192)
+	o := quiet
+	var p *Pager
+	o.Hooks.BeforeSync = func(ctx context.Context) error {
+		_, err := p.WriteAt(ctx, []byte("held back"), 5000) // a partial chunk: it is fetched
+		return err
+	}
+	o.Hooks.BeforeClose = func(ctx context.Context) error {
+		_, err := p.WriteAt(ctx, []byte("last"), 100)
+		return err
+	}
+	p = open(t, b, o)
+	if err := p.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(b.synced[5000:5009]) + string(b.synced[100:104]); got != "held backlast" {
+		t.Errorf("the backend has %q", got)
+	}
+}
+
 func TestHitsAllocateNothing(t *testing.T) {
 	b := newStub(1 << 20)
 	o := quiet

@@ -46,22 +46,35 @@ func (p *Pager) pushLoop(ctx context.Context) {
 // last Sync that succeeded, and syncs the backend. It returns the first error of
 // each step; what failed stays dirty, and a later Sync tries it again.
 func (p *Pager) Sync(ctx context.Context) error {
+	if p.opts.ReadOnly {
+		if err := p.enter(); err != nil {
+			return err
+		}
+		p.gate.RUnlock()
+		return nil
+	}
+	if err := p.beforeSync(ctx); err != nil {
+		return err
+	}
 	if err := p.enter(); err != nil {
 		return err
 	}
 	defer p.gate.RUnlock()
-	if p.opts.ReadOnly {
-		return nil
-	}
 	return p.sync(ctx)
 }
 
-func (p *Pager) sync(ctx context.Context) (err error) {
+// beforeSync runs the hook, which may write: not inside the gate, where a Close
+// that waits would keep it out.
+func (p *Pager) beforeSync(ctx context.Context) error {
 	if h := p.opts.Hooks.BeforeSync; h != nil {
 		if err := h(ctx); err != nil {
 			return fmt.Errorf("before sync: %w", err)
 		}
 	}
+	return nil
+}
+
+func (p *Pager) sync(ctx context.Context) (err error) {
 	p.syncMu.Lock()
 	defer p.syncMu.Unlock()
 
@@ -211,8 +224,9 @@ func (p *Pager) carry(ctx context.Context, r region.Range) error {
 	if err := p.store.readAt(*buf, r.Off); err != nil {
 		return fmt.Errorf("read from the local copy: %w", err)
 	}
-	if z, ok := p.b.(backend.Zeroer); ok && region.AllZero(*buf) {
-		if err := z.Zero(ctx, r.Off, r.Len); err != nil {
+	if region.AllZero(*buf) {
+		// Not Zero, which may keep the space reserved.
+		if err := backend.Discard(ctx, p.b, r.Off, r.Len); err != nil {
 			return err
 		}
 	} else if n, err := p.b.WriteAt(ctx, *buf, r.Off); err != nil {
