@@ -124,7 +124,8 @@ func (c *copier) run(ctx context.Context) error {
 // skip makes r read as zeros at the destination.
 func (c *copier) skip(ctx context.Context, r region.Range, count *atomic.Int64) error {
 	if !c.o.DstIsZero {
-		if err := backend.Zero(ctx, c.dst, r.Off, r.Len); err != nil {
+		// Not Zero, which may keep the space reserved.
+		if err := backend.Discard(ctx, c.dst, r.Off, r.Len); err != nil {
 			return fmt.Errorf("zero %v: %w", r, err)
 		}
 	}
