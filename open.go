@@ -149,7 +149,10 @@ func Redact(rawURL string) string {
 	if u.User != nil {
 		u.User = nil
 	}
-	q := u.Query()
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		u.RawQuery = "xxxxx" // who knows what is in there
+	}
 	for key := range q {
 		switch strings.ToLower(key) {
 		case "password", "token", "secret", "secretkey", "accesskey":
@@ -157,7 +160,9 @@ func Redact(rawURL string) string {
 		default:
 			continue
 		}
-		u.RawQuery = q.Encode()
+		if err == nil {
+			u.RawQuery = q.Encode()
+		}
 	}
 	return u.String()
 }
@@ -176,10 +181,19 @@ func parseURL(raw string) (*url.URL, error) {
 	if raw == "" {
 		return nil, errors.New("open a backend: its URL is empty")
 	}
+	var u *url.URL
+	var err error
 	if scheme, _, ok := strings.Cut(raw, ":"); !ok || strings.ContainsAny(scheme, "/.") {
-		return &url.URL{Scheme: "file", Path: raw}, nil
+		// Parameters as with a scheme; file: and %3F is for a name with a question mark.
+		path, query, _ := strings.Cut(raw, "?")
+		u = &url.URL{Scheme: "file", Path: path, RawQuery: query}
+	} else {
+		u, err = url.Parse(raw)
 	}
-	u, err := url.Parse(raw)
+	if err == nil {
+		// URL.Query leaves out what is malformed, readonly=1 perhaps.
+		_, err = url.ParseQuery(u.RawQuery)
+	}
 	if err != nil {
 		// The error of url.Parse quotes the whole URL, credentials and all.
 		var cause *url.Error

@@ -30,6 +30,9 @@ func run() int {
 	if err == nil {
 		return 0
 	}
+	if c, _, unknown := cmd.Find(os.Args[1:]); unknown != nil {
+		err = &usageError{c.CommandPath(), err} // there is no such command
+	}
 	fmt.Fprintln(os.Stderr, "telemap:", err)
 	var usage *usageError
 	if errors.As(err, &usage) {

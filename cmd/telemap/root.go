@@ -65,11 +65,16 @@ func newRoot() *cobra.Command {
 	return root
 }
 
-// wrapArgs makes complaints about positional arguments usage errors.
+// wrapArgs makes complaints about positional arguments, and about flags that
+// exclude each other, usage errors.
 func wrapArgs(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
+			err := check(c, args)
+			if err == nil {
+				err = c.ValidateFlagGroups()
+			}
+			if err != nil {
 				return &usageError{c.CommandPath(), err}
 			}
 			return nil
