@@ -50,32 +50,3 @@ func (f *frame) write(c net.Conn, h *header, body []byte) error {
 	f.vec = [2][]byte{}
 	return err
 }
-
-// A byteBudget lets bytes through while there are any left.
-type byteBudget struct {
-	mu   sync.Mutex
-	more sync.Cond
-	left int64
-}
-
-func newByteBudget(n int64) *byteBudget {
-	b := &byteBudget{left: n}
-	b.more.L = &b.mu
-	return b
-}
-
-func (b *byteBudget) take(n int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for b.left < n {
-		b.more.Wait()
-	}
-	b.left -= n
-}
-
-func (b *byteBudget) put(n int64) {
-	b.mu.Lock()
-	b.left += n
-	b.mu.Unlock()
-	b.more.Signal()
-}

@@ -76,6 +76,7 @@ type Session struct {
 	o             Options
 	id            [16]byte
 	log           *slog.Logger
+	dial          func(context.Context) (net.Conn, error)
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -87,7 +88,9 @@ type Session struct {
 
 	mu      sync.Mutex
 	regions map[uint32]*openRegion // to be opened on every new connection
-	fence   *slot                  // where a write was given up unanswered
+	fences  map[*slot]bool         // where a mutation was given up unanswered
+	eased   chan struct{}          // closed when that changes
+	fenced  atomic.Int32           // their number
 
 	conns, requests, resent, reconnects, in, out atomic.Int64
 }
@@ -97,24 +100,38 @@ var _ transport.Session = (*Session)(nil)
 type openRegion struct {
 	name string
 	info transport.Info
+	// failed is set once the server has something else under the name.
+	failed atomic.Pointer[changedError]
 }
 
 // Dial connects to the server at addr: host:port, or unix:PATH. It returns once
 // the first connection stands or has failed, without retrying, so that a mistyped address is
 // told at once. ctx bounds the dialling alone.
 func Dial(ctx context.Context, addr string, o Options) (*Session, error) {
+	s, err := newSession(addr, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.begin(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// newSession makes a session that is not connected.
+func newSession(addr string, o Options) (*Session, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{network: "tcp", addr: addr, o: o, log: o.Logger, regions: map[uint32]*openRegion{}}
+	s := &Session{network: "tcp", addr: addr, o: o, log: o.Logger, regions: map[uint32]*openRegion{}, fences: map[*slot]bool{}, eased: make(chan struct{})}
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		s.network, s.addr = "unix", path
 	}
 	if o.TLS != nil {
 		c := o.TLS.Clone()
 		c.MinVersion = tls.VersionTLS13
-		if host, _, err := net.SplitHostPort(addr); err == nil && c.ServerName == "" {
+		if host, _, err := net.SplitHostPort(addr); err == nil && c.ServerName == "" && s.network == "tcp" {
 			c.ServerName = host
 		}
 		s.o.TLS = c
@@ -124,11 +141,20 @@ func Dial(ctx context.Context, addr string, o Options) (*Session, error) {
 	for i := range o.Conns {
 		s.slots = append(s.slots, &slot{s: s, number: uint32(i), pending: map[uint64]*call{}, tokens: make(chan struct{}, maxInFlight)})
 	}
+	s.dial = func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, s.network, s.addr)
+	}
+	return s, nil
+}
+
+// begin makes the first connection and starts the slots.
+func (s *Session) begin(ctx context.Context) error {
 	first, err := s.slots[0].connect(ctx)
 	if err != nil {
 		s.cancel()
-		return nil, fmt.Errorf("connect to %s: %w", addr, err)
+		return fmt.Errorf("connect to %s: %w", s.addr, err)
 	}
+	s.slots[0].adopt(first)
 	for i, sl := range s.slots {
 		c := first
 		if i > 0 {
@@ -136,7 +162,7 @@ func Dial(ctx context.Context, addr string, o Options) (*Session, error) {
 		}
 		s.work.Go(func() { sl.run(c) })
 	}
-	return s, nil
+	return nil
 }
 
 // Stats returns a snapshot; its figures are each right but not of one instant.
@@ -154,26 +180,81 @@ func (s *Session) Close() error {
 	return nil
 }
 
-// pick chooses the slot for a request: in turn, but a slot that is connected
-// before one that is not, and for a mutation the one where an earlier mutation is
-// unresolved.
-func (s *Session) pick(mutates bool) *slot {
-	if mutates {
+// acquire chooses the slot for a request and takes one of its tokens. Slots are
+// used in turn, those that are connected and have tokens left first. A mutation
+// goes where an earlier one is unresolved; if that is so in several slots, it
+// waits until all but one have resolved theirs.
+func (s *Session) acquire(ctx context.Context, c *call) (*slot, error) {
+	var sl *slot
+	for c.mutates() && s.fenced.Load() > 0 {
 		s.mu.Lock()
-		f := s.fence
+		eased, n := s.eased, len(s.fences)
+		for sl = range s.fences {
+			break
+		}
 		s.mu.Unlock()
-		if f != nil {
-			return f
+		if n <= 1 {
+			break
+		}
+		budget := time.NewTimer(time.Until(c.started.Add(s.o.RetryBudget)))
+		select {
+		case <-eased:
+			budget.Stop()
+			sl = nil
+		case <-budget.C:
+			return nil, fmt.Errorf("%w for %v: earlier writes are unresolved", region.ErrUnavailable, s.o.RetryBudget)
+		case <-ctx.Done():
+			budget.Stop()
+			return nil, ctx.Err()
+		case <-s.ctx.Done():
+			budget.Stop()
+			return nil, region.ErrClosed
 		}
 	}
-	n := uint32(len(s.slots))
-	start := s.turn.Add(1)
-	for i := range n {
-		if sl := s.slots[(start+i)%n]; sl.up.Load() {
-			return sl
+	if sl == nil {
+		n := uint32(len(s.slots))
+		start := s.turn.Add(1)
+		sl = s.slots[start%n]
+		for i := range n {
+			next := s.slots[(start+i)%n]
+			if !next.up.Load() {
+				continue
+			}
+			select {
+			case next.tokens <- struct{}{}:
+				return next, nil
+			default:
+				sl = next
+			}
 		}
 	}
-	return s.slots[start%n]
+	select {
+	case sl.tokens <- struct{}{}:
+		return sl, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-s.ctx.Done():
+		return nil, region.ErrClosed
+	}
+}
+
+// fence ties later mutations to sl until that has reconnected.
+func (s *Session) fence(sl *slot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fences[sl] = true
+	s.fenced.Store(int32(len(s.fences)))
+}
+
+func (s *Session) unfence(sl *slot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fences[sl] {
+		delete(s.fences, sl)
+		s.fenced.Store(int32(len(s.fences)))
+		close(s.eased)
+		s.eased = make(chan struct{})
+	}
 }
 
 // do sends a request and waits for its reply. ctx bounds the wait. A mutation
@@ -184,24 +265,12 @@ func (s *Session) do(ctx context.Context, c *call) error {
 		return err
 	}
 	s.requests.Add(1)
-	sl := s.pick(c.mutates())
-	select {
-	case sl.tokens <- struct{}{}:
-		defer func() { <-sl.tokens }()
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.ctx.Done():
-		return region.ErrClosed
-	}
-	if err := sl.start(c); err != nil {
+	c.started = time.Now()
+	sl, err := s.acquire(ctx, c)
+	if err != nil {
 		return err
 	}
-	select {
-	case <-c.done:
-		return c.err
-	case <-ctx.Done():
-		return sl.giveUp(ctx, c)
-	}
+	return sl.call(ctx, c)
 }
 
 // List implements [transport.Session].
@@ -240,16 +309,18 @@ func (s *Session) Open(ctx context.Context, name string) (transport.Region, tran
 	if err != nil {
 		return nil, transport.Info{}, err
 	}
-	o := &openRegion{name, info}
+	o := &openRegion{name: name, info: info}
 	s.mu.Lock()
 	s.regions[c.head.handle] = o
 	s.mu.Unlock()
+	r := &Region{s: s, handle: c.head.handle, info: info, open: o}
 	// The other connections that stand learn of it here, later ones when they
 	// connect.
 	for _, sl := range s.slots {
 		if err := sl.introduce(ctx, c.head.handle, o); err != nil {
+			r.Close()
 			return nil, transport.Info{}, err
 		}
 	}
-	return &Region{s: s, handle: c.head.handle, info: info}, info, nil
+	return r, info, nil
 }

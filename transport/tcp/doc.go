@@ -27,5 +27,13 @@
 // a newer generation in only after every request of the older one has finished.
 // So a write cannot be overtaken by its own earlier copy. A write that was given
 // up unanswered ties all later writes of the session to its slot until that has
-// reconnected.
+// reconnected; given up in several slots, it holds later writes up until all but
+// one have.
+//
+// A region that the server no longer has when a slot reconnects is asked for
+// again until requests have used up [Options.RetryBudget], and the session's
+// other regions wait with it; closing it sets them free. A region that has
+// another size by then is lost for good: its operations fail, other regions go
+// on. A session's Close does not wait for writes in flight, which the server may
+// still carry out.
 package tcp

@@ -3,6 +3,7 @@ package tcp
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"sync/atomic"
 
@@ -19,6 +20,7 @@ type Region struct {
 	s      *Session
 	handle uint32
 	info   transport.Info
+	open   *openRegion
 	closed atomic.Bool
 }
 
@@ -27,6 +29,12 @@ var _ transport.Region = (*Region)(nil)
 // mostPerFrame is how many bytes one request reads or writes at most. What is
 // longer becomes several, side by side on several connections.
 const mostPerFrame = 1 << 20
+
+func (r *Region) newCall(h header) *call {
+	c := newCall(h)
+	c.head.handle, c.region = r.handle, r.open
+	return c
+}
 
 func (r *Region) usable() error {
 	if r.closed.Load() {
@@ -67,18 +75,19 @@ func (r *Region) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if len(p) == 0 {
 		return 0, end
 	}
-	if err := r.split(ctx, p, off, r.read); err != nil {
-		return 0, err
+	n, err := r.split(ctx, p, off, (*Region).read)
+	if err == nil {
+		err = end
 	}
-	return len(p), end
+	return n, err
 }
 
-func (r *Region) read(ctx context.Context, p []byte, off int64) error {
-	c := newCall(header{op: opRead, handle: r.handle, off: off, n: int64(len(p))})
+func (r *Region) read(ctx context.Context, p []byte, off int64) (int, error) {
+	c := r.newCall(header{op: opRead, off: off, n: int64(len(p))})
 	defer c.free()
 	c.one[0] = p
 	c.in = c.one[:]
-	return r.s.do(ctx, c)
+	return c.count(len(p), r.s.do(ctx, c))
 }
 
 // WriteAt implements [transport.Region].
@@ -95,33 +104,53 @@ func (r *Region) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := r.split(ctx, p, off, r.write); err != nil {
-		return 0, err
-	}
-	return len(p), nil
+	return r.split(ctx, p, off, (*Region).write)
 }
 
-func (r *Region) write(ctx context.Context, p []byte, off int64) error {
-	c := newCall(header{op: opWrite, handle: r.handle, off: off, n: int64(len(p))})
+func (r *Region) write(ctx context.Context, p []byte, off int64) (int, error) {
+	c := r.newCall(header{op: opWrite, off: off, n: int64(len(p))})
 	defer c.free()
 	c.out = p
-	return r.s.do(ctx, c)
+	return c.count(len(p), r.s.do(ctx, c))
 }
 
-// split does one for p, or if p is long for its pieces at the same time.
-func (r *Region) split(ctx context.Context, p []byte, off int64, one func(context.Context, []byte, int64) error) error {
-	if len(p) <= mostPerFrame {
-		return one(ctx, p, off)
+// count is how many of n bytes a call did that ended with err, and that.
+func (c *call) count(n int, err error) (int, error) {
+	if err != nil {
+		n = int(c.reply.n) // zero if there was none
 	}
+	return n, err
+}
+
+// split does one for p, or if p is long for its pieces at the same time. It
+// returns how many bytes from the start of p were done.
+func (r *Region) split(ctx context.Context, p []byte, off int64, one func(*Region, context.Context, []byte, int64) (int, error)) (int, error) {
+	if len(p) <= mostPerFrame {
+		return one(r, ctx, p, off)
+	}
+	return r.splitUp(ctx, p, off, one)
+}
+
+func (r *Region) splitUp(ctx context.Context, p []byte, off int64, one func(*Region, context.Context, []byte, int64) (int, error)) (int, error) {
+	done := make([]int, (len(p)+mostPerFrame-1)/mostPerFrame)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(2 * len(r.s.slots))
-	for len(p) > 0 {
-		piece := p[:min(len(p), mostPerFrame)]
-		at := off
-		g.Go(func() error { return one(ctx, piece, at) })
-		p, off = p[len(piece):], off+int64(len(piece))
+	for i := range done {
+		at := i * mostPerFrame
+		piece := p[at:min(at+mostPerFrame, len(p))]
+		g.Go(func() (err error) {
+			done[i], err = one(r, ctx, piece, off+int64(at))
+			return err
+		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	n := 0
+	for _, k := range done {
+		if n += k; k < mostPerFrame {
+			break
+		}
+	}
+	return n, err
 }
 
 // ReadVec fills the pieces of v, in one round trip per mebibyte.
@@ -145,7 +174,10 @@ func (r *Region) ReadVec(ctx context.Context, v []region.Vec) error {
 		batch := v[:k]
 		v = v[k:]
 		if total > mostPerFrame { // one long piece
-			g.Go(func() error { return r.split(ctx, batch[0].P, batch[0].Off, r.read) })
+			g.Go(func() error {
+				_, err := r.split(ctx, batch[0].P, batch[0].Off, (*Region).read)
+				return err
+			})
 			continue
 		}
 		g.Go(func() error { return r.readVec(ctx, batch) })
@@ -154,7 +186,7 @@ func (r *Region) ReadVec(ctx context.Context, v []region.Vec) error {
 }
 
 func (r *Region) readVec(ctx context.Context, v []region.Vec) error {
-	c := newCall(header{op: opReadVec, handle: r.handle})
+	c := r.newCall(header{op: opReadVec})
 	defer c.free()
 	for _, x := range v {
 		c.head.n += int64(len(x.P))
@@ -170,7 +202,7 @@ func (r *Region) Sync(ctx context.Context) error {
 	if err := r.usable(); err != nil {
 		return err
 	}
-	c := newCall(header{op: opSync, handle: r.handle})
+	c := r.newCall(header{op: opSync})
 	defer c.free()
 	return r.s.do(ctx, c)
 }
@@ -193,7 +225,7 @@ func (r *Region) clear(ctx context.Context, what op, off, n int64) error {
 	if r.info.ReadOnly {
 		return region.ErrReadOnly
 	}
-	c := newCall(header{op: what, handle: r.handle, off: off, n: n})
+	c := r.newCall(header{op: what, off: off, n: n})
 	defer c.free()
 	return r.s.do(ctx, c)
 }
@@ -207,7 +239,7 @@ func (r *Region) NextData(ctx context.Context, off int64) (region.Range, error) 
 	if off < 0 || off > r.info.Size {
 		return region.Range{}, region.ErrOutOfRange
 	}
-	c := newCall(header{op: opNextData, handle: r.handle, off: off})
+	c := r.newCall(header{op: opNextData, off: off})
 	defer c.free()
 	if err := r.s.do(ctx, c); err != nil {
 		return region.Range{}, err
@@ -215,7 +247,7 @@ func (r *Region) NextData(ctx context.Context, off int64) (region.Range, error) 
 	d := region.Range{Off: c.reply.off, Len: c.reply.n}
 	// What a peer says is checked, not believed.
 	if d.Off < off || d.Len <= 0 || !region.Check(d.Off, d.Len, r.info.Size) {
-		return region.Range{}, ErrProtocol
+		return region.Range{}, fmt.Errorf("%w: the server says that data behind %d are at %v", ErrProtocol, off, d)
 	}
 	return d, nil
 }

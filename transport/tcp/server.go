@@ -10,9 +10,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/telemap/telemap/region"
 	"github.com/telemap/telemap/transport"
@@ -29,9 +32,9 @@ type ServerOptions struct {
 	// further ones are not read meanwhile. It is at least 64, which is what a client
 	// uses, and at most 65535.
 	MaxInFlight int
-	// MaxBytes bounds the payload bytes, in and out, of those requests. It is at
-	// least 8 MiB; zero means 64 MiB. A request above it is read when others are
-	// done.
+	// MaxBytes bounds the payload bytes, in and out, of those requests; a request
+	// above it is read when others are done. It is at least 68 MiB, which is what a
+	// client uses at most.
 	MaxBytes int64
 	// HandshakeTimeout bounds the time until a peer has introduced itself. Zero
 	// means 10 seconds.
@@ -39,8 +42,9 @@ type ServerOptions struct {
 	// IdleTimeout is how long a connection may be silent; clients ping more often
 	// than that. Zero means 1 minute.
 	IdleTimeout time.Duration
-	// Grace is how long requests in flight may take at the end of Serve. Zero means
-	// 5 seconds.
+	// Grace is how long requests in flight may take at the end of Serve; those that
+	// take longer are cancelled, their clients send them again elsewhere or later.
+	// Zero means 5 seconds.
 	Grace time.Duration
 	// Logger is told of peers that misbehave. Nil discards.
 	Logger *slog.Logger
@@ -59,10 +63,7 @@ func (o ServerOptions) withDefaults() ServerOptions {
 		o.MaxConns = 1024
 	}
 	o.MaxInFlight = min(max(o.MaxInFlight, maxInFlight), 1<<16-1)
-	if o.MaxBytes <= 0 {
-		o.MaxBytes = 64 << 20
-	}
-	o.MaxBytes = max(o.MaxBytes, 2*maxPayload)
+	o.MaxBytes = max(o.MaxBytes, clientBytes)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -144,6 +145,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		if s.stats.conns.Add(1) > int64(s.o.MaxConns) {
 			s.stats.conns.Add(-1)
 			s.stats.refused.Add(1)
+			if s.o.TLS == nil {
+				// These bytes fit into the socket's empty buffer.
+				c.SetWriteDeadline(time.Now().Add(time.Second))
+				c.Write(welcome{version: version, status: unavailable, text: "the server has as many connections as it may"}.encode())
+			}
 			c.Close()
 			continue
 		}
@@ -174,7 +180,7 @@ type serverConn struct {
 	cancel context.CancelFunc
 
 	inflight chan struct{} // one per request
-	bytes    *byteBudget
+	bytes    *semaphore.Weighted
 	requests sync.WaitGroup
 	finished chan struct{} // closed when no request runs any more
 
@@ -182,13 +188,30 @@ type serverConn struct {
 
 	mu      sync.Mutex
 	cancels map[uint64]context.CancelFunc
-	regions map[uint32]transport.Export
+	regions map[uint32]*opened
+}
+
+// An opened is a region that a client opened, from when the request came.
+type opened struct {
+	ready  chan struct{} // closed when the rest is set
+	export transport.Export
+	err    error
+}
+
+// cut ends the connection and cancels its requests. In this order: no reply may
+// tell the client that it has cancelled what it has not.
+func (sc *serverConn) cut() {
+	sc.c.Close()
+	sc.cancel()
 }
 
 func (s *Server) serveConn(ctx context.Context, c net.Conn) error {
 	if err := c.SetDeadline(time.Now().Add(s.o.HandshakeTimeout)); err != nil {
 		return err
 	}
+	raw := c
+	greeted := context.AfterFunc(ctx, func() { raw.Close() })
+	defer greeted()
 	if s.o.TLS != nil {
 		tc := tls.Server(c, s.o.TLS)
 		if err := tc.HandshakeContext(ctx); err != nil {
@@ -202,7 +225,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) error {
 		s.stats.refused.Add(1)
 		return err
 	}
-	if err := c.SetDeadline(time.Time{}); err != nil {
+	if err := c.SetDeadline(time.Time{}); err != nil || !greeted() {
 		sc.leave(0)
 		return err
 	}
@@ -235,8 +258,8 @@ func (s *Server) welcome(ctx context.Context, c net.Conn) (*serverConn, error) {
 	}
 	sc := &serverConn{
 		s: s, c: c, key: slotKey{h.session, h.slot}, generation: h.generation, payload: int64(min(h.payload, maxPayload)),
-		inflight: make(chan struct{}, s.o.MaxInFlight), bytes: newByteBudget(s.o.MaxBytes),
-		finished: make(chan struct{}), cancels: map[uint64]context.CancelFunc{}, regions: map[uint32]transport.Export{},
+		inflight: make(chan struct{}, s.o.MaxInFlight), bytes: semaphore.NewWeighted(s.o.MaxBytes),
+		finished: make(chan struct{}), cancels: map[uint64]context.CancelFunc{}, regions: map[uint32]*opened{},
 	}
 	sc.ctx, sc.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.enter(ctx, sc); err != nil {
@@ -268,8 +291,7 @@ func (s *Server) enter(ctx context.Context, sc *serverConn) error {
 		if old.generation >= sc.generation {
 			return errors.New("a newer connection of this session has taken over")
 		}
-		old.cancel()
-		old.c.Close()
+		old.cut()
 		select {
 		case <-old.finished:
 		case <-ctx.Done():
@@ -284,10 +306,10 @@ func (s *Server) enter(ctx context.Context, sc *serverConn) error {
 // grace, and gives the slot free.
 func (sc *serverConn) leave(grace time.Duration) {
 	if grace > 0 {
-		t := time.AfterFunc(grace, sc.cancel)
+		t := time.AfterFunc(grace, sc.cut)
 		defer t.Stop()
 	} else {
-		sc.cancel()
+		sc.cut()
 	}
 	sc.requests.Wait()
 	sc.cancel()
@@ -324,7 +346,7 @@ func (sc *serverConn) readLoop(ctx context.Context) error {
 		}
 		var h header
 		h.get(&b)
-		if err := sc.request(r, h); err != nil {
+		if err := sc.request(ctx, r, h); err != nil {
 			return err
 		}
 	}
@@ -332,7 +354,7 @@ func (sc *serverConn) readLoop(ctx context.Context) error {
 
 // request reads the rest of a request and starts answering it. An error ends
 // the connection.
-func (sc *serverConn) request(r io.Reader, h header) error {
+func (sc *serverConn) request(serving context.Context, r io.Reader, h header) error {
 	if h.length > maxPayload {
 		return fmt.Errorf("%w: a payload of %d bytes, %d are allowed", ErrProtocol, h.length, maxPayload)
 	}
@@ -367,13 +389,34 @@ func (sc *serverConn) request(r io.Reader, h header) error {
 	} else if h.op == opReadVec {
 		need += min(max(h.n, 0), maxPayload)
 	}
-	sc.inflight <- struct{}{}
-	sc.bytes.take(need)
+	// A client that keeps to its limits never waits here, so its pings are read.
+	select {
+	case sc.inflight <- struct{}{}:
+	default:
+		select {
+		case sc.inflight <- struct{}{}:
+		case <-sc.ctx.Done():
+			return sc.ctx.Err()
+		case <-serving.Done():
+			return serving.Err()
+		}
+	}
+	if !sc.bytes.TryAcquire(need) {
+		wait, stop := context.WithCancel(sc.ctx)
+		after := context.AfterFunc(serving, stop)
+		err := sc.bytes.Acquire(wait, need)
+		after()
+		stop()
+		if err != nil {
+			<-sc.inflight
+			return err
+		}
+	}
 	sc.requests.Add(1)
 	sc.s.stats.inflight.Add(1)
 	release := func() {
 		sc.s.stats.inflight.Add(-1)
-		sc.bytes.put(need)
+		sc.bytes.Release(need)
 		<-sc.inflight
 		sc.requests.Done()
 	}
@@ -396,29 +439,29 @@ func (sc *serverConn) request(r io.Reader, h header) error {
 		return fmt.Errorf("%w: two requests with id %d", ErrProtocol, h.id)
 	}
 	sc.cancels[h.id] = cancel
+	var opening *opened
+	if _, there := sc.regions[h.handle]; h.op == opOpen && (there || len(sc.regions) < maxRegions) {
+		// Requests that follow may already use the handle. They wait.
+		opening = &opened{ready: make(chan struct{})}
+		sc.regions[h.handle] = opening
+	}
 	sc.mu.Unlock()
-	work := func() {
+	go func() {
 		defer release()
 		defer cancel()
-		sc.answer(ctx, h, payload)
-	}
-	if h.op == opOpen {
-		// Requests that follow it may already use the handle.
-		work()
-	} else {
-		go work()
-	}
+		sc.answer(ctx, h, payload, opening)
+	}()
 	return nil
 }
 
 // answer carries a request out and replies.
-func (sc *serverConn) answer(ctx context.Context, h header, payload *[]byte) {
+func (sc *serverConn) answer(ctx context.Context, h header, payload *[]byte, opening *opened) {
 	var in []byte
 	if payload != nil {
 		in = *payload
 		defer putBuffer(payload)
 	}
-	out, err := sc.do(ctx, &h, in)
+	out, done, err := sc.do(ctx, &h, in, opening)
 	if out != nil {
 		defer putBuffer(out)
 	}
@@ -427,14 +470,21 @@ func (sc *serverConn) answer(ctx context.Context, h header, payload *[]byte) {
 	delete(sc.cancels, h.id)
 	sc.mu.Unlock()
 	sc.s.stats.requests.Add(1)
-	c, text := encodeError(err)
-	body := []byte(text)
+	var body []byte
+	if out != nil {
+		body = *out
+	}
+	c := ok
 	if err != nil {
-		if c != eof {
+		if sc.ctx.Err() != nil {
+			return // cut: the client asks again
+		}
+		var text string
+		if c, text = encodeError(err); c != eof {
 			sc.s.stats.errors.Add(1)
 		}
-	} else if body = nil; out != nil {
-		body = *out
+		h.n = done
+		body = append(slices.Clip(body), text...)
 	}
 	if sc.reply(h, c, body) != nil {
 		// The reader learns of it too; the client asks again elsewhere.
@@ -457,8 +507,18 @@ func (sc *serverConn) reply(h header, c code, body []byte) error {
 	return err
 }
 
-// do carries out one request. It changes h to what the reply's header says.
-func (sc *serverConn) do(ctx context.Context, h *header, in []byte) (out *[]byte, err error) {
+// do carries out one request. It changes h to what the reply's header says. With
+// an error come the bytes done until then, and those of them that were read.
+func (sc *serverConn) do(ctx context.Context, h *header, in []byte, opening *opened) (out *[]byte, done int64, err error) {
+	if opening != nil {
+		defer func() { // also after a panic
+			opening.err = err
+			close(opening.ready)
+			if err != nil {
+				sc.forget(h.handle, opening)
+			}
+		}()
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			sc.s.o.Logger.Error("a region panicked", "op", h.op, "off", h.off, "n", h.n, "panic", v)
@@ -467,62 +527,96 @@ func (sc *serverConn) do(ctx context.Context, h *header, in []byte) (out *[]byte
 	}()
 	switch h.op {
 	case opOpen:
-		return sc.open(ctx, h.handle, string(in))
+		out, err = sc.open(ctx, opening, string(in))
+		return out, 0, err
 	case opList:
-		return sc.list(ctx)
+		out, err = sc.list(ctx)
+		return out, 0, err
 	}
-	sc.mu.Lock()
-	x, open := sc.regions[h.handle]
-	sc.mu.Unlock()
-	if !open {
-		return nil, fmt.Errorf("no region was opened as %d: %w", h.handle, region.ErrBadRequest)
+	x, err := sc.region(ctx, h.handle)
+	if err != nil {
+		return nil, 0, err
 	}
 	r, size := x.Region, x.Info.Size
 	switch h.op {
 	case opWrite, opZero, opDiscard:
 		if x.Info.ReadOnly {
-			return nil, region.ErrReadOnly
+			return nil, 0, region.ErrReadOnly
 		}
 	}
 	switch h.op {
 	case opRead:
 		if h.n < 0 || h.n > sc.payload {
-			return nil, fmt.Errorf("a read of %d bytes, %d are allowed: %w", h.n, sc.payload, region.ErrBadRequest)
+			return nil, 0, fmt.Errorf("a read of %d bytes, %d are allowed: %w", h.n, sc.payload, region.ErrBadRequest)
 		}
 		if !region.Check(h.off, h.n, size) {
-			return nil, region.ErrOutOfRange
+			return nil, 0, region.ErrOutOfRange
 		}
-		return filled(h.n, func(buf []byte) error { return readFull(ctx, r, buf, h.off) })
+		return readAt(ctx, r, h.off, int(h.n))
 	case opReadVec:
-		return readVec(ctx, r, size, in, min(h.n, sc.payload))
+		out, err = readVec(ctx, r, size, in, min(h.n, sc.payload))
+		return out, 0, err
 	case opWrite:
 		if !region.Check(h.off, int64(len(in)), size) {
-			return nil, region.ErrOutOfRange
+			return nil, 0, region.ErrOutOfRange
 		}
 		n, err := r.WriteAt(ctx, in, h.off)
-		if err == nil && n < len(in) {
-			err = io.ErrShortWrite
-		}
-		return nil, err
+		n, err = counted(n, len(in), err, io.ErrShortWrite)
+		return nil, int64(n), err
 	case opSync:
-		return nil, r.Sync(ctx)
+		return nil, 0, r.Sync(ctx)
 	case opZero, opDiscard:
 		if !region.Check(h.off, h.n, size) {
-			return nil, region.ErrOutOfRange
+			return nil, 0, region.ErrOutOfRange
 		}
-		return nil, zero(ctx, r, h.op, h.off, h.n)
+		return nil, 0, zero(ctx, r, h.op, h.off, h.n)
 	case opNextData:
 		if h.off < 0 || h.off > size {
-			return nil, region.ErrOutOfRange
+			return nil, 0, region.ErrOutOfRange
 		}
 		d, err := nextData(ctx, r, h.off)
+		if err == nil && (d.Off < h.off || d.Len <= 0 || !region.Check(d.Off, d.Len, size)) {
+			err = fmt.Errorf("the storage says that data behind %d are at %v", h.off, d)
+		}
 		h.off, h.n = d.Off, d.Len
-		return nil, err
+		return nil, 0, err
 	}
-	return nil, fmt.Errorf("unknown request %d: %w", h.op, errors.ErrUnsupported)
+	return nil, 0, fmt.Errorf("unknown request %d: %w", h.op, errors.ErrUnsupported)
 }
 
-func (sc *serverConn) open(ctx context.Context, handle uint32, name string) (*[]byte, error) {
+// region is what a client opened under handle.
+func (sc *serverConn) region(ctx context.Context, handle uint32) (transport.Export, error) {
+	sc.mu.Lock()
+	o := sc.regions[handle]
+	sc.mu.Unlock()
+	if o == nil {
+		return transport.Export{}, fmt.Errorf("no region was opened as %d: %w", handle, region.ErrBadRequest)
+	}
+	select {
+	case <-o.ready:
+	default: // ctx makes its channel only when somebody asks for it
+		select {
+		case <-o.ready:
+		case <-ctx.Done():
+			return transport.Export{}, ctx.Err()
+		}
+	}
+	return o.export, o.err
+}
+
+// forget drops what a client opened under handle, unless that is another by now.
+func (sc *serverConn) forget(handle uint32, o *opened) {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	if sc.regions[handle] == o {
+		delete(sc.regions, handle)
+	}
+}
+
+func (sc *serverConn) open(ctx context.Context, o *opened, name string) (*[]byte, error) {
+	if o == nil {
+		return nil, fmt.Errorf("%d regions are open on this connection: %w", maxRegions, region.ErrBadRequest)
+	}
 	if len(name) > transport.MaxName {
 		return nil, fmt.Errorf("a name of %d bytes, %d are allowed: %w", len(name), transport.MaxName, region.ErrBadRequest)
 	}
@@ -531,12 +625,7 @@ func (sc *serverConn) open(ctx context.Context, handle uint32, name string) (*[]
 		return nil, err
 	}
 	x.Info.Size = x.Region.Size()
-	sc.mu.Lock()
-	defer sc.mu.Unlock()
-	if _, there := sc.regions[handle]; !there && len(sc.regions) >= maxRegions {
-		return nil, fmt.Errorf("%d regions are open on this connection: %w", maxRegions, region.ErrBadRequest)
-	}
-	sc.regions[handle] = x
+	o.export = x
 	out := getBuffer(0)
 	*out = appendInfo(*out, x.Info)
 	return out, nil
@@ -570,14 +659,32 @@ func filled(n int64, fill func([]byte) error) (*[]byte, error) {
 	return out, nil
 }
 
+// readAt reads n bytes that lie in the region, or those before a failure.
+func readAt(ctx context.Context, r transport.Region, off int64, n int) (*[]byte, int64, error) {
+	out := getBuffer(n)
+	k, err := r.ReadAt(ctx, *out, off)
+	k, err = counted(k, n, err, io.ErrUnexpectedEOF)
+	*out = (*out)[:k]
+	return out, int64(k), err
+}
+
+// counted makes of what storage said about size bytes that lie in the region:
+// all of them without an error, or fewer with one.
+func counted(n, size int, err, short error) (int, error) {
+	switch {
+	case n < 0 || n > size:
+		return 0, fmt.Errorf("the storage says that it did %d of %d bytes: %w", n, size, short)
+	case n == size:
+		return n, nil
+	case err == nil || errors.Is(err, io.EOF):
+		return n, fmt.Errorf("the storage did %d of %d bytes: %w", n, size, short)
+	}
+	return n, err
+}
+
 func readFull(ctx context.Context, r transport.Region, p []byte, off int64) error {
 	n, err := r.ReadAt(ctx, p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		return fmt.Errorf("the storage gave %d of %d bytes at %d: %w", n, len(p), off, io.ErrUnexpectedEOF)
-	}
+	_, err = counted(n, len(p), err, io.ErrUnexpectedEOF)
 	return err
 }
 
@@ -596,6 +703,18 @@ func readVec(ctx context.Context, r transport.Region, size int64, in []byte, mos
 		}
 	}
 	return filled(total, func(buf []byte) error {
+		if vr, ok := r.(interface {
+			ReadVec(ctx context.Context, v []region.Vec) error
+		}); ok {
+			vec := make([]region.Vec, len(in)/vecLen)
+			for i := range vec {
+				v := in[i*vecLen:]
+				n := binary.LittleEndian.Uint64(v[8:])
+				vec[i] = region.Vec{P: buf[:n:n], Off: int64(binary.LittleEndian.Uint64(v))}
+				buf = buf[n:]
+			}
+			return vr.ReadVec(ctx, vec)
+		}
 		for v := in; len(v) > 0; v = v[vecLen:] {
 			off, n := int64(binary.LittleEndian.Uint64(v)), int64(binary.LittleEndian.Uint64(v[8:]))
 			if err := readFull(ctx, r, buf[:n], off); err != nil {
@@ -619,8 +738,9 @@ func zero(ctx context.Context, r transport.Region, what op, off, n int64) error 
 		return z.Zero(ctx, off, n)
 	}
 	for n > 0 {
-		k, err := r.WriteAt(ctx, zeros[:min(n, int64(len(zeros)))], off)
-		if err != nil {
+		p := zeros[:min(n, int64(len(zeros)))]
+		k, err := r.WriteAt(ctx, p, off)
+		if k, err = counted(k, len(p), err, io.ErrShortWrite); err != nil {
 			return err
 		}
 		off, n = off+int64(k), n-int64(k)

@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/telemap/telemap/region"
@@ -31,11 +31,21 @@ type call struct {
 	err     error
 	done    chan struct{} // gets one value when err and reply are set
 	started time.Time
+	region  *openRegion // that it is about; may be nil
+	left    bool        // a ghost holds its token
 
 	// Guarded by the slot's mutex.
-	receiving bool // the reader writes to in
-	given     bool // the caller wants to leave as soon as that is over
+	busy  int  // of the reader, which writes to in, and of resend, which reads out
+	over  bool // it finishes with ended when they are through with it
+	ended error
+	given bool // the caller wants to leave when the connection ends
+	sent  int  // how often it was sent again
+	ghost bool // nobody waits for it; holds its token until the server has answered
 }
+
+// maxResends is after how many connections a request is given up that none of
+// them survived.
+const maxResends = 8
 
 var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
 
@@ -66,6 +76,19 @@ type conn struct {
 	known map[uint32]*openRegion // what was opened on it when it connected
 	heard atomic.Int64
 	wmu   sync.Mutex
+
+	resend   []uint64  // calls that waited for it
+	since    time.Time // it was adopted
+	answered bool      // a call; the reader's
+}
+
+// Read notes that the peer lives: a long reply may take long to come.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.heard.Store(time.Now().UnixNano())
+	}
+	return n, err
 }
 
 func (c *conn) send(h *header, body []byte, timeout time.Duration) error {
@@ -93,8 +116,13 @@ type slot struct {
 	pending    map[uint64]*call
 	nextID     uint64
 	failed     error // once set, every call fails with it
+	cause      error // why the last try to connect failed
 
 	tokens chan struct{} // one per call in flight
+
+	// The slot's goroutine's.
+	lost  time.Time     // since when no connection was of use
+	delay time.Duration // before the next try to connect
 }
 
 // maxInFlight bounds the calls of one slot.
@@ -115,7 +143,7 @@ func (sl *slot) connect(ctx context.Context) (*conn, error) {
 	s := sl.s
 	ctx, cancel := context.WithTimeout(ctx, s.o.DialTimeout)
 	defer cancel()
-	raw, err := (&net.Dialer{}).DialContext(ctx, s.network, s.addr)
+	raw, err := s.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +155,7 @@ func (sl *slot) connect(ctx context.Context) (*conn, error) {
 	stop()
 	if err != nil {
 		if cerr := context.Cause(ctx); cerr != nil && !errors.Is(err, ErrProtocol) {
-			err = fmt.Errorf("no answer within %v: %w", s.o.DialTimeout, cerr)
+			err = fmt.Errorf("the server does not finish the handshake: %w", cerr)
 		}
 		raw.Close()
 		return nil, err
@@ -139,7 +167,11 @@ func (sl *slot) greet(ctx context.Context, c *conn) error {
 	s := sl.s
 	if s.o.TLS != nil {
 		tc := tls.Client(c.Conn, s.o.TLS)
-		if err := tc.HandshakeContext(ctx); err != nil {
+		err := tc.HandshakeContext(ctx)
+		if foreign := (tls.RecordHeaderError{}); errors.As(err, &foreign) {
+			return fmt.Errorf("%w: TLS handshake: the server does not speak TLS: %w", ErrProtocol, err)
+		}
+		if err != nil {
 			return fmt.Errorf("TLS handshake: %w", err)
 		}
 		c.Conn = tc
@@ -148,11 +180,14 @@ func (sl *slot) greet(ctx context.Context, c *conn) error {
 	sl.generation++
 	h := hello{version: version, payload: maxPayload, session: s.id, slot: sl.number, generation: sl.generation}
 	sl.mu.Unlock()
-	if _, err := c.Write(h.encode()); err != nil {
-		return err
-	}
+	// A server that is full says so without reading; what it said can be read even
+	// when writing fails.
+	_, werr := c.Write(h.encode())
 	w, err := readWelcome(c)
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+	switch {
+	case err == nil:
+		err = werr
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		return fmt.Errorf("%w: the server hung up during the handshake; does it expect TLS?", ErrProtocol)
 	}
 	if err != nil {
@@ -172,7 +207,19 @@ func (sl *slot) greet(ctx context.Context, c *conn) error {
 	c.known = maps.Clone(s.regions)
 	s.mu.Unlock()
 	for handle, r := range c.known {
-		if err := reopen(c, handle, r); err != nil {
+		if r.failed.Load() != nil {
+			continue
+		}
+		err := reopen(c, handle, r)
+		if changed := (*changedError)(nil); errors.As(err, &changed) {
+			// The region is lost, the session is not. Nothing may be asked of what has
+			// taken its place.
+			s.log.Error("a region is not the one that it was", "server", s.addr, "error", err)
+			r.failed.Store(changed)
+			h := header{op: opClose, handle: handle}
+			err = c.send(&h, nil, s.o.KeepAlive*3)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -205,18 +252,26 @@ func reopen(c *conn, handle uint32, r *openRegion) error {
 		return err
 	}
 	if info.Size != r.info.Size {
-		return &changedError{fmt.Errorf("region %q had %d bytes and now has %d: it is another one", r.name, r.info.Size, info.Size)}
+		return &changedError{r.name, r.info.Size, info.Size}
 	}
 	return nil
 }
 
 // A changedError is final: the server has something else under the same name.
-type changedError struct{ error }
+type changedError struct {
+	name     string
+	was, now int64
+}
 
-// run keeps the slot connected until the session closes.
-func (sl *slot) run(first *conn) {
+func (e *changedError) Error() string {
+	return fmt.Sprintf("region %q had %d bytes and now has %d: it is another one", e.name, e.was, e.now)
+}
+
+// run keeps the slot connected until the session closes. The first connection,
+// if there is one, has been adopted.
+func (sl *slot) run(c *conn) {
 	s := sl.s
-	c := first
+	sl.lost = time.Now()
 	for reconnect := false; ; reconnect = true {
 		if c == nil {
 			if c = sl.dial(); c == nil {
@@ -226,20 +281,29 @@ func (sl *slot) run(first *conn) {
 				s.reconnects.Add(1)
 				s.log.Info("reconnected", "server", s.addr, "slot", sl.number)
 			}
+			if !sl.adopt(c) {
+				c.Close()
+				return
+			}
 		}
-		s.conns.Add(1)
-		if !sl.adopt(c) {
-			c.Close()
-			s.conns.Add(-1)
-			return
-		}
+		// Beside reading: the server may not take more before we took its replies.
+		resent := make(chan struct{})
+		go func() {
+			defer close(resent)
+			sl.resend(c)
+		}()
 		err := sl.read(c)
+		c.Close()
+		<-resent
 		s.conns.Add(-1)
 		sl.drop(c)
 		if s.ctx.Err() != nil {
 			return
 		}
 		s.log.Warn("connection lost", "server", s.addr, "slot", sl.number, "error", err)
+		if c.answered || time.Since(c.since) > s.o.KeepAlive {
+			sl.lost, sl.delay = time.Now(), 0
+		}
 		c = nil
 	}
 }
@@ -248,8 +312,33 @@ func (sl *slot) run(first *conn) {
 // server says what makes trying again pointless.
 func (sl *slot) dial() *conn {
 	s := sl.s
-	lost := time.Now()
-	for delay := 10 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
+	// Not between tries only: one may take longer than the budget is.
+	trying, tried := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(tried)
+		t := time.NewTicker(min(max(s.o.RetryBudget/16, time.Millisecond), time.Second))
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				sl.expire()
+			case <-trying:
+				return
+			}
+		}
+	}()
+	defer func() { close(trying); <-tried }()
+	for {
+		if sl.delay > 0 {
+			t := time.NewTimer(sl.delay - rand.N(sl.delay/2))
+			select {
+			case <-t.C:
+			case <-s.ctx.Done():
+				t.Stop()
+				return nil
+			}
+		}
+		sl.delay = min(max(2*sl.delay, 10*time.Millisecond), 2*time.Second)
 		c, err := sl.connect(s.ctx)
 		if err == nil {
 			return c
@@ -257,85 +346,133 @@ func (sl *slot) dial() *conn {
 		if s.ctx.Err() != nil {
 			return nil
 		}
-		if changed := (*changedError)(nil); errors.As(err, &changed) || errors.Is(err, ErrVersion) {
+		if errors.Is(err, ErrVersion) {
 			s.log.Error("the server is not the one that it was", "server", s.addr, "error", err)
 			sl.fail(err)
 			return nil
 		}
-		sl.expire(lost, err)
-		t := time.NewTimer(delay - rand.N(delay/2))
-		select {
-		case <-t.C:
-		case <-s.ctx.Done():
-			t.Stop()
-			return nil
-		}
-		// Also between tries: the budget may be shorter than a try.
-		sl.expire(lost, err)
+		s.log.Debug("cannot connect", "server", s.addr, "slot", sl.number, "error", err)
+		sl.mu.Lock()
+		sl.cause = err
+		sl.mu.Unlock()
 	}
 }
 
 // expire fails the calls that have waited for a connection longer than the
 // budget allows.
-func (sl *slot) expire(lost time.Time, cause error) {
+func (sl *slot) expire() {
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	for id, c := range sl.pending {
-		since := lost
-		if c.started.After(lost) {
+		since := sl.lost
+		if c.started.After(since) {
 			since = c.started
 		}
 		if time.Since(since) < sl.s.o.RetryBudget {
 			continue
 		}
-		sl.forgetLocked(id, c)
-		c.finish(fmt.Errorf("%w for %v: %w", region.ErrUnavailable, sl.s.o.RetryBudget, cause))
+		err := fmt.Errorf("%w for %v", region.ErrUnavailable, sl.s.o.RetryBudget)
+		if sl.cause != nil {
+			err = fmt.Errorf("%w: %w", err, sl.cause)
+		}
+		sl.forgetLocked(id, c, err)
 	}
 }
 
-// forgetLocked drops a call without an answer. If it may yet change something at
-// the server, later mutations have to pass this slot's next handshake first.
-func (sl *slot) forgetLocked(id uint64, c *call) {
+// endLocked ends a call, as soon as nobody uses its buffers.
+func (sl *slot) endLocked(id uint64, c *call, err error) {
 	delete(sl.pending, id)
-	if c.mutates() && sl.failed == nil {
-		sl.s.mu.Lock()
-		sl.s.fence = sl
-		sl.s.mu.Unlock()
+	switch {
+	case c.ghost:
+		<-sl.tokens
+	case c.busy > 0:
+		c.over, c.ended = true, err
+	default:
+		c.finish(err)
 	}
 }
 
-// adopt makes c the slot's connection and sends on it what waits.
+// freeLocked says that the reader or resend is through with a call's buffers.
+func (sl *slot) freeLocked(c *call) {
+	if c.busy--; c.busy == 0 && c.over {
+		c.finish(c.ended)
+	}
+}
+
+// forgetLocked ends a call without an answer. If it may yet change something at
+// the server, later mutations have to pass this slot's next handshake first.
+func (sl *slot) forgetLocked(id uint64, c *call, err error) {
+	if c.mutates() {
+		sl.s.fence(sl)
+	}
+	sl.endLocked(id, c, err)
+}
+
+// adopt makes c the slot's connection.
 func (sl *slot) adopt(c *conn) bool {
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	if sl.failed != nil {
 		return false
 	}
+	c.since = time.Now()
 	sl.conn = c
-	sl.s.mu.Lock()
-	if sl.s.fence == sl {
-		sl.s.fence = nil
+	sl.s.conns.Add(1)
+	sl.s.unfence(sl)
+	for id, p := range sl.pending {
+		if err := p.lost(); err != nil {
+			sl.endLocked(id, p, err)
+		}
 	}
+	sl.s.mu.Lock()
 	regions := maps.Clone(sl.s.regions)
 	sl.s.mu.Unlock()
 	for handle, r := range regions {
 		if c.known[handle] == nil { // opened while we connected
-			h := header{op: opOpen, handle: handle}
+			sl.nextID++
+			h := header{op: opOpen, handle: handle, id: sl.nextID}
 			if c.send(&h, []byte(r.name), sl.s.o.KeepAlive*3) != nil {
-				return true // read will notice
+				c.Close() // read will notice
+				return true
 			}
 		}
 	}
 	sl.up.Store(true)
-	for _, id := range slices.Sorted(maps.Keys(sl.pending)) {
+	c.resend = slices.Sorted(maps.Keys(sl.pending))
+	return true
+}
+
+// resend sends what waited when c was adopted.
+func (sl *slot) resend(c *conn) {
+	for _, id := range c.resend {
+		sl.mu.Lock()
 		p := sl.pending[id]
+		if p == nil || p.ghost {
+			if p != nil { // given up before it was sent: no answer will come
+				sl.endLocked(id, p, nil)
+			}
+			sl.mu.Unlock()
+			continue
+		}
+		if p.sent++; p.sent > maxResends {
+			err := fmt.Errorf("%w: %d connections broke before this was answered", region.ErrUnavailable, p.sent)
+			sl.forgetLocked(id, p, err)
+			sl.mu.Unlock()
+			continue
+		}
+		p.busy++
+		h, out := p.head, p.out
+		sl.mu.Unlock()
 		sl.s.resent.Add(1)
-		h := p.head
-		if c.send(&h, p.out, sl.s.o.KeepAlive*3) != nil {
-			break // read will notice
+		err := c.send(&h, out, sl.s.o.KeepAlive*3)
+		sl.mu.Lock()
+		sl.freeLocked(p)
+		sl.mu.Unlock()
+		if err != nil {
+			c.Close() // read will notice
+			return
 		}
 	}
-	return true
 }
 
 // drop ends c's time as the slot's connection.
@@ -346,10 +483,11 @@ func (sl *slot) drop(c *conn) {
 	sl.up.Store(false)
 	sl.conn = nil
 	for id, p := range sl.pending {
-		p.receiving = false
-		if p.given {
-			sl.forgetLocked(id, p)
-			p.finish(cmp.Or(sl.failed, error(region.ErrUnavailable)))
+		switch {
+		case p.ghost:
+			sl.endLocked(id, p, nil)
+		case p.given:
+			sl.forgetLocked(id, p, region.ErrUnavailable)
 		}
 	}
 }
@@ -363,11 +501,7 @@ func (sl *slot) fail(err error) {
 	}
 	sl.up.Store(false)
 	for id, c := range sl.pending {
-		if c.receiving {
-			continue // drop finishes it
-		}
-		delete(sl.pending, id)
-		c.finish(sl.failed)
+		sl.forgetLocked(id, c, sl.failed)
 	}
 }
 
@@ -375,14 +509,21 @@ func (sl *slot) close() {
 	sl.mu.Lock()
 	c := sl.conn
 	sl.failed = region.ErrClosed
-	for _, p := range sl.pending {
-		p.given = true
-	}
 	sl.mu.Unlock()
 	if c != nil {
 		c.Close()
 	}
 	sl.fail(region.ErrClosed)
+}
+
+// lost is why a call cannot be sent any more: its region has changed.
+func (c *call) lost() error {
+	if c.region != nil {
+		if err := c.region.failed.Load(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // start registers c and sends it if there is a connection; otherwise run will.
@@ -393,9 +534,12 @@ func (sl *slot) start(c *call) error {
 		sl.mu.Unlock()
 		return err
 	}
+	if err := c.lost(); err != nil {
+		sl.mu.Unlock()
+		return err
+	}
 	sl.nextID++
 	c.head.id = sl.nextID
-	c.started = time.Now()
 	sl.pending[c.head.id] = c
 	to := sl.conn
 	// From here on the reply may arrive and c may be another's: send needs copies.
@@ -417,15 +561,18 @@ func (sl *slot) giveUp(ctx context.Context, c *call) error {
 		return c.err // it was answered just now
 	}
 	to := sl.conn
-	if to == nil && !c.receiving {
-		sl.forgetLocked(c.head.id, c)
+	if to == nil {
+		sl.forgetLocked(c.head.id, c, ctx.Err())
 		sl.mu.Unlock()
+		<-c.done
 		return ctx.Err()
 	}
-	wait := c.mutates() || c.receiving
+	wait := c.mutates() || c.busy > 0
 	c.given = true
 	if !wait {
-		delete(sl.pending, c.head.id)
+		// The server counts it until it has answered, and so do we.
+		sl.pending[c.head.id] = &call{head: c.head, ghost: true}
+		c.left = true
 	}
 	sl.mu.Unlock()
 	if to != nil {
@@ -455,15 +602,33 @@ func (sl *slot) introduce(ctx context.Context, handle uint32, r *openRegion) err
 	c := newCall(header{op: opOpen, handle: handle})
 	defer c.free()
 	c.grow, c.out = true, []byte(r.name)
-	if err := sl.start(c); err != nil {
-		return err
-	}
+	c.started = time.Now()
 	select {
-	case <-c.done:
-		return c.err
+	case sl.tokens <- struct{}{}:
 	case <-ctx.Done():
-		return sl.giveUp(ctx, c)
+		return ctx.Err()
+	case <-sl.s.ctx.Done():
+		return region.ErrClosed
 	}
+	return sl.call(ctx, c)
+}
+
+// call sends a request, for which the caller has taken a token, and waits for
+// its reply.
+func (sl *slot) call(ctx context.Context, c *call) error {
+	err := sl.start(c)
+	if err == nil {
+		select {
+		case <-c.done:
+			err = c.err
+		case <-ctx.Done():
+			err = sl.giveUp(ctx, c)
+		}
+	}
+	if !c.left {
+		<-sl.tokens
+	}
+	return err
 }
 
 // read delivers replies until the connection ends.
@@ -478,22 +643,25 @@ func (sl *slot) read(c *conn) error {
 		}
 		var h header
 		h.get(&b)
-		c.heard.Store(time.Now().UnixNano())
 		if h.length > maxPayload {
 			return fmt.Errorf("%w: a reply of %d bytes, %d are allowed", ErrProtocol, h.length, maxPayload)
 		}
-		if err := sl.deliver(r, h); err != nil {
+		if err := sl.deliver(c, r, h); err != nil {
 			return err
 		}
 		sl.s.in.Add(int64(h.length))
 	}
 }
 
-func (sl *slot) deliver(r *bufio.Reader, h header) error {
+func (sl *slot) deliver(from *conn, r *bufio.Reader, h header) error {
 	sl.mu.Lock()
 	c := sl.pending[h.id]
+	if c != nil && c.ghost {
+		sl.endLocked(h.id, c, nil)
+		c = nil
+	}
 	if c != nil {
-		c.receiving = true
+		c.busy++
 	}
 	sl.mu.Unlock()
 	if c == nil { // a ping's, or one that nobody waits for
@@ -501,24 +669,48 @@ func (sl *slot) deliver(r *bufio.Reader, h header) error {
 		return err
 	}
 	result, err := c.receive(r, h)
-	if err != nil {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if err == nil {
+		c.reply = h
+		from.answered = true
+	} else if errors.Is(err, ErrProtocol) {
+		// To ask again would bring the same answer.
+		result = err
+	} else {
+		sl.freeLocked(c)
 		return err // the connection is broken; the call stays pending
 	}
-	sl.mu.Lock()
-	delete(sl.pending, h.id)
-	sl.mu.Unlock()
-	c.reply = h
-	c.finish(result)
-	return nil
+	if !c.over {
+		c.over, c.ended = true, result
+		delete(sl.pending, h.id)
+	}
+	sl.freeLocked(c)
+	return err
 }
 
 // receive reads the payload of c's reply and returns the result of the call.
 func (c *call) receive(r io.Reader, h header) (result, err error) {
 	if h.code != ok {
-		if h.length > maxText {
-			return nil, fmt.Errorf("%w: an error text of %d bytes", ErrProtocol, h.length)
+		length := int64(h.length)
+		switch c.head.op {
+		case opRead:
+			if h.n < 0 || h.n > length || h.n > int64(len(c.in[0])) {
+				return nil, fmt.Errorf("%w: a reply with %d bytes of data", ErrProtocol, h.n)
+			}
+			if _, err := io.ReadFull(r, c.in[0][:h.n]); err != nil {
+				return nil, err
+			}
+			length -= h.n
+		case opWrite:
+			if h.n < 0 || h.n > int64(len(c.out)) {
+				return nil, fmt.Errorf("%w: a reply says that %d of %d bytes were written", ErrProtocol, h.n, len(c.out))
+			}
 		}
-		text := make([]byte, h.length)
+		if length > maxText {
+			return nil, fmt.Errorf("%w: an error text of %d bytes", ErrProtocol, length)
+		}
+		text := make([]byte, length)
 		if _, err := io.ReadFull(r, text); err != nil {
 			return nil, err
 		}
@@ -564,6 +756,10 @@ func (sl *slot) watch(c *conn) (stop func()) {
 				return
 			}
 			if silent >= every {
+				if !c.wmu.TryLock() {
+					continue // whoever writes will learn of it
+				}
+				c.wmu.Unlock()
 				h := header{op: opPing}
 				if c.send(&h, nil, every) != nil {
 					c.Close()

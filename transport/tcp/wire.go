@@ -1,12 +1,12 @@
 package tcp
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/telemap/telemap/region"
@@ -29,6 +29,10 @@ const (
 	// maxVecs bounds the ranges of one vectored read.
 	maxVecs = 4096
 	vecLen  = 16
+
+	// clientBytes is the most payload of requests and replies that a client asks
+	// for at a time on one connection.
+	clientBytes = maxInFlight * (mostPerFrame + maxVecs*vecLen)
 )
 
 // Errors of a peer that does not speak as agreed.
@@ -67,7 +71,7 @@ func (h hello) encode() []byte {
 
 func decodeHello(b []byte) (hello, error) {
 	if len(b) != helloLen || string(b[:4]) != magic {
-		return hello{}, fmt.Errorf("%w: the peer does not speak telemap's protocol", ErrProtocol)
+		return hello{}, fmt.Errorf("%w: %s", ErrProtocol, foreign(b))
 	}
 	h := hello{
 		version:    binary.LittleEndian.Uint16(b[4:]),
@@ -84,6 +88,22 @@ func decodeHello(b []byte) (hello, error) {
 		return h, fmt.Errorf("%w: the peer takes payloads of %d bytes, at least %d are needed", ErrProtocol, h.payload, minPayload)
 	}
 	return h, nil
+}
+
+// foreign says what a peer speaks that does not start as telemap's do.
+func foreign(b []byte) string {
+	switch {
+	case len(b) >= 3 && b[0] == 22 && b[1] == 3:
+		return "the peer speaks TLS, which is not turned on here"
+	case len(b) >= 7 && b[0] == 21 && b[1] == 3:
+		return "the peer expects TLS, which is not turned on here"
+	}
+	for _, method := range []string{"GET ", "HEAD ", "POST ", "PUT ", "OPTIONS ", "CONNECT ", "PRI ", "HTTP/"} {
+		if strings.HasPrefix(string(b), method) {
+			return "the peer speaks HTTP"
+		}
+	}
+	return "the peer does not speak telemap's protocol"
 }
 
 // A welcome is what a server answers.
@@ -115,11 +135,14 @@ func (w welcome) encode() []byte {
 
 func readWelcome(r io.Reader) (welcome, error) {
 	var b [helloLen]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
+	if n, err := io.ReadFull(r, b[:]); err != nil {
+		if n >= 4 && string(b[:4]) != magic {
+			err = fmt.Errorf("%w: %s", ErrProtocol, foreign(b[:n]))
+		}
 		return welcome{}, err
 	}
 	if string(b[:4]) != magic {
-		return welcome{}, fmt.Errorf("%w: the peer does not speak telemap's protocol", ErrProtocol)
+		return welcome{}, fmt.Errorf("%w: %s", ErrProtocol, foreign(b[:]))
 	}
 	w := welcome{
 		version:  binary.LittleEndian.Uint16(b[4:]),
@@ -166,6 +189,9 @@ const (
 //
 //	0 payload length u32 · 4 op u8 · 5 reserved u8 · 6 code u16 · 8 id u64 ·
 //	16 off i64 · 24 n i64 · 32 handle u32 · 36 reserved u32
+//
+// In a reply whose code is not ok, n says how many bytes were read or written
+// before the failure. Those read come first in the payload, then text.
 type header struct {
 	length uint32 // of the payload
 	op     op
@@ -250,7 +276,6 @@ const (
 	unavailable
 	badRequest
 	unsupported
-	canceled
 	badVersion
 )
 
@@ -269,7 +294,6 @@ var sentinels = []struct {
 	{unavailable, region.ErrUnavailable},
 	{badRequest, region.ErrBadRequest},
 	{unsupported, errors.ErrUnsupported},
-	{canceled, context.Canceled},
 	{badVersion, ErrVersion},
 }
 
@@ -322,7 +346,7 @@ func clipText(s string) string { return s[:min(len(s), maxText)] }
 // cleanText makes a peer's words fit for a log.
 func cleanText(b []byte) string {
 	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || r < ' ' || r == 0x7f {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
