@@ -82,15 +82,17 @@ type Session struct {
 	cancel context.CancelFunc
 	slots  []*slot
 	work   sync.WaitGroup
-	turn   atomic.Uint32
 
 	nextHandle atomic.Uint32
 
-	mu      sync.Mutex
-	regions map[uint32]*openRegion // to be opened on every new connection
-	fences  map[*slot]bool         // where a mutation was given up unanswered
-	eased   chan struct{}          // closed when that changes
-	fenced  atomic.Int32           // their number
+	instances atomic.Int64 // of the server, that connections have reached
+
+	mu       sync.Mutex
+	instance [16]byte               // the last of these
+	regions  map[uint32]*openRegion // to be opened on every new connection
+	fences   map[*slot]bool         // where a mutation was given up unanswered
+	eased    chan struct{}          // closed when that changes
+	fenced   atomic.Int32           // their number
 
 	conns, requests, resent, reconnects, in, out atomic.Int64
 }
@@ -100,6 +102,10 @@ var _ transport.Session = (*Session)(nil)
 type openRegion struct {
 	name string
 	info transport.Info
+	// unsynced is the instance of the server, counted by the session, that took
+	// the oldest write since the last Sync. Zero is none.
+	unsynced atomic.Int64
+	syncing  chan struct{} // held by the one Sync at a time
 	// failed is set once the server has something else under the name.
 	failed atomic.Pointer[changedError]
 }
@@ -180,8 +186,9 @@ func (s *Session) Close() error {
 	return nil
 }
 
-// acquire chooses the slot for a request and takes one of its tokens. Slots are
-// used in turn, those that are connected and have tokens left first. A mutation
+// acquire chooses the slot for a request and takes one of its tokens: the slot
+// with the least in flight of those that are connected. A lone requester so stays on
+// one connection, whose threads and caches are warm. A mutation
 // goes where an earlier one is unresolved; if that is so in several slots, it
 // waits until all but one have resolved theirs.
 func (s *Session) acquire(ctx context.Context, c *call) (*slot, error) {
@@ -212,18 +219,10 @@ func (s *Session) acquire(ctx context.Context, c *call) (*slot, error) {
 		}
 	}
 	if sl == nil {
-		n := uint32(len(s.slots))
-		start := s.turn.Add(1)
-		sl = s.slots[start%n]
-		for i := range n {
-			next := s.slots[(start+i)%n]
-			if !next.up.Load() {
-				continue
-			}
-			select {
-			case next.tokens <- struct{}{}:
-				return next, nil
-			default:
+		sl = s.slots[0]
+		for _, next := range s.slots[1:] {
+			up := next.up.Load()
+			if up != sl.up.Load() && up || up == sl.up.Load() && len(next.tokens) < len(sl.tokens) {
 				sl = next
 			}
 		}
@@ -235,6 +234,26 @@ func (s *Session) acquire(ctx context.Context, c *call) (*slot, error) {
 		return nil, ctx.Err()
 	case <-s.ctx.Done():
 		return nil, region.ErrClosed
+	}
+}
+
+// met notes which instance of the server a connection reached.
+func (s *Session) met(instance [16]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.instance != instance || s.instances.Load() == 0 {
+		s.instance = instance
+		s.instances.Add(1)
+	}
+}
+
+// wrote notes a write that an instance of the server has acknowledged.
+func (o *openRegion) wrote(instance int64) {
+	for {
+		old := o.unsynced.Load()
+		if old != 0 && old <= instance || o.unsynced.CompareAndSwap(old, instance) {
+			return
+		}
 	}
 }
 
@@ -309,7 +328,7 @@ func (s *Session) Open(ctx context.Context, name string) (transport.Region, tran
 	if err != nil {
 		return nil, transport.Info{}, err
 	}
-	o := &openRegion{name: name, info: info}
+	o := &openRegion{name: name, info: info, syncing: make(chan struct{}, 1)}
 	s.mu.Lock()
 	s.regions[c.head.handle] = o
 	s.mu.Unlock()

@@ -36,4 +36,9 @@
 // another size by then is lost for good: its operations fail, other regions go
 // on. A session's Close does not wait for writes in flight, which the server may
 // still carry out.
+//
+// A server that restarts may have forgotten writes that it had acknowledged. Each
+// start has an identity, which the handshake tells; a Sync that would cover writes
+// taken by an earlier one returns region.ErrLost, and the client writes them again.
+// (NFS version 3 does the same with its write verifier: RFC 1813, section 3.3.7.)
 package tcp

@@ -3,6 +3,7 @@ package tcp
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -77,9 +78,10 @@ func (o ServerOptions) withDefaults() ServerOptions {
 // A Server answers sessions about the regions of a catalog. It may serve several
 // listeners at once.
 type Server struct {
-	catalog transport.Catalog
-	o       ServerOptions
-	stats   serverCounters
+	instance [16]byte // tells clients that they face another server than before
+	catalog  transport.Catalog
+	o        ServerOptions
+	stats    serverCounters
 
 	mu    sync.Mutex
 	slots map[slotKey]*serverConn
@@ -93,7 +95,9 @@ type slotKey struct {
 
 // NewServer makes a server. It does no I/O.
 func NewServer(catalog transport.Catalog, o ServerOptions) *Server {
-	return &Server{catalog: catalog, o: o.withDefaults(), slots: map[slotKey]*serverConn{}}
+	s := &Server{catalog: catalog, o: o.withDefaults(), slots: map[slotKey]*serverConn{}}
+	rand.Read(s.instance[:]) // never fails
+	return s
 }
 
 // ServerStats is a snapshot of what a server did.
@@ -267,7 +271,7 @@ func (s *Server) welcome(ctx context.Context, c net.Conn) (*serverConn, error) {
 		_, werr := c.Write(welcome{version: version, status: unavailable, text: err.Error()}.encode())
 		return nil, errors.Join(err, werr)
 	}
-	if _, err := c.Write(welcome{version: version, payload: maxPayload, inflight: uint16(s.o.MaxInFlight)}.encode()); err != nil {
+	if _, err := c.Write(welcome{version: version, payload: maxPayload, inflight: uint16(s.o.MaxInFlight), instance: s.instance}.encode()); err != nil {
 		sc.leave(0)
 		return nil, err
 	}

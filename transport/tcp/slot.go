@@ -202,6 +202,7 @@ func (sl *slot) greet(ctx context.Context, c *conn) error {
 		return fmt.Errorf("%w: the server answers %d requests at a time, %d are needed", ErrProtocol, w.inflight, maxInFlight)
 	}
 	c.heard.Store(time.Now().UnixNano())
+	s.met(w.instance)
 
 	s.mu.Lock()
 	c.known = maps.Clone(s.regions)

@@ -110,13 +110,14 @@ func foreign(b []byte) string {
 //
 //	0 magic · 4 version u16 · 6 status u16 · 8 features u32 · 12 most payload u32 ·
 //	16 length of the text behind it u16 · 18 most requests in flight u16 ·
-//	20 reserved
+//	20 instance [16] · 36 reserved
 type welcome struct {
 	version  uint16
 	status   code
 	features uint32
 	payload  uint32
 	inflight uint16
+	instance [16]byte // differs each time the server starts
 	text     string
 }
 
@@ -130,6 +131,7 @@ func (w welcome) encode() []byte {
 	binary.LittleEndian.PutUint32(b[12:], w.payload)
 	binary.LittleEndian.PutUint16(b[16:], uint16(len(text)))
 	binary.LittleEndian.PutUint16(b[18:], w.inflight)
+	copy(b[20:], w.instance[:])
 	return append(b, text...)
 }
 
@@ -150,6 +152,7 @@ func readWelcome(r io.Reader) (welcome, error) {
 		features: binary.LittleEndian.Uint32(b[8:]),
 		payload:  binary.LittleEndian.Uint32(b[12:]),
 		inflight: binary.LittleEndian.Uint16(b[18:]),
+		instance: [16]byte(b[20:36]),
 	}
 	text := make([]byte, min(binary.LittleEndian.Uint16(b[16:]), maxText))
 	if _, err := io.ReadFull(r, text); err != nil {
@@ -277,6 +280,7 @@ const (
 	badRequest
 	unsupported
 	badVersion
+	lost
 )
 
 // sentinels are the errors that keep their identity across the network.
@@ -292,6 +296,7 @@ var sentinels = []struct {
 	{fenced, region.ErrFenced},
 	{noSpace, region.ErrNoSpace},
 	{unavailable, region.ErrUnavailable},
+	{lost, region.ErrLost},
 	{badRequest, region.ErrBadRequest},
 	{unsupported, errors.ErrUnsupported},
 	{badVersion, ErrVersion},
