@@ -487,6 +487,13 @@ func TestServerRestart(t *testing.T) {
 			t.Errorf("operation across a restart = %v", err)
 		}
 	}
+	// The first server took "one": the second cannot make it durable.
+	if err := b.Sync(ctx); !errors.Is(err, region.ErrLost) {
+		t.Errorf("Sync after a restart = %v; want ErrLost", err)
+	}
+	if err := b.Sync(ctx); err != nil {
+		t.Errorf("the next Sync = %v; the loss is told once", err)
+	}
 	s.Close()
 }
 

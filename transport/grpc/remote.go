@@ -20,6 +20,8 @@ type remote struct {
 	s    *Session
 	info transport.Info
 	gate gate
+	// witness tells of writes that a restart of the server swallowed.
+	witness *transport.Witness
 }
 
 var (
@@ -134,6 +136,7 @@ func (r *remote) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 		return 0, err
 	}
 	defer r.leave()
+	defer r.witness.Wrote(r.s.instances.Load())
 	return inParts(ctx, p, off, r.s.payload, func(ctx context.Context, p []byte, off int64) (int, error) {
 		var reply telemapv1.WriteReply
 		err := r.s.mutate(ctx, telemapv1.Region_Write_FullMethodName, func(st *telemapv1.Stamp) any {
@@ -172,7 +175,15 @@ func (r *remote) Sync(ctx context.Context) error {
 		return err
 	}
 	defer r.leave()
-	return r.s.c.do(ctx, telemapv1.Region_Sync_FullMethodName, &telemapv1.SyncRequest{Name: r.info.Name}, &telemapv1.SyncReply{})
+	err := r.witness.Sync(ctx, r.s.instances.Load, func() error {
+		return r.s.mutate(ctx, telemapv1.Region_Sync_FullMethodName, func(st *telemapv1.Stamp) any {
+			return &telemapv1.SyncRequest{Name: r.info.Name, Stamp: st}
+		}, &telemapv1.SyncReply{})
+	})
+	if err == region.ErrLost {
+		return fmt.Errorf("sync %q: the server restarted: %w", r.info.Name, err)
+	}
+	return err
 }
 
 // step is how much one request zeros or discards, so that a connection that
@@ -202,6 +213,7 @@ func (r *remote) inSteps(ctx context.Context, off, n int64, one func(ctx context
 		return err
 	}
 	defer r.leave()
+	defer r.witness.Wrote(r.s.instances.Load())
 	for n > 0 {
 		k := min(n, step)
 		if err := one(ctx, off, k); err != nil {

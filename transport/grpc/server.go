@@ -387,6 +387,14 @@ func (r regionService) Sync(ctx context.Context, in *telemapv1.SyncRequest) (*te
 	if err != nil {
 		return nil, err
 	}
+	if in.Stamp != nil {
+		// A server that was started anew does not know the session, and says so.
+		leave, err := r.s.sessions.enter(ctx, in.Stamp.GetSession(), in.Stamp.GetGeneration())
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+	}
 	return &telemapv1.SyncReply{}, x.Region.Sync(ctx)
 }
 

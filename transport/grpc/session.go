@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
@@ -25,6 +26,7 @@ type Session struct {
 	attaching sync.Mutex // held while a new identity is asked for
 	mu        sync.Mutex
 	stamp     stamp
+	instances atomic.Int64 // of the server, or of its memory of us, that we met
 }
 
 var _ transport.Session = (*Session)(nil)
@@ -79,6 +81,7 @@ func (s *Session) attach(ctx context.Context, o *Options) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stamp = stamp{sessionID(reply.Session), 1}
+	s.instances.Add(1)
 	return nil
 }
 
@@ -154,7 +157,7 @@ func (s *Session) Open(ctx context.Context, name string) (transport.Region, tran
 	if err != nil {
 		return nil, transport.Info{}, err
 	}
-	return &remote{s: s, info: info}, info, nil
+	return &remote{s: s, info: info, witness: transport.NewWitness()}, info, nil
 }
 
 // infoFrom checks what a server says of a region.

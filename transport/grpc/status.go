@@ -40,6 +40,7 @@ var reasons = []struct {
 	{region.ErrNotFound, codes.NotFound, "NOT_FOUND"},
 	{region.ErrNoSpace, codes.ResourceExhausted, "NO_SPACE"},
 	{region.ErrBadRequest, codes.InvalidArgument, "BAD_REQUEST"},
+	{region.ErrLost, codes.DataLoss, "LOST"},
 	{region.ErrUnavailable, codes.Unavailable, "UNAVAILABLE"},
 	{errors.ErrUnsupported, codes.Unimplemented, "UNSUPPORTED"},
 	{context.Canceled, codes.Canceled, "CANCELED"},

@@ -102,10 +102,7 @@ var _ transport.Session = (*Session)(nil)
 type openRegion struct {
 	name string
 	info transport.Info
-	// unsynced is the instance of the server, counted by the session, that took
-	// the oldest write since the last Sync. Zero is none.
-	unsynced atomic.Int64
-	syncing  chan struct{} // held by the one Sync at a time
+	*transport.Witness
 	// failed is set once the server has something else under the name.
 	failed atomic.Pointer[changedError]
 }
@@ -247,16 +244,6 @@ func (s *Session) met(instance [16]byte) {
 	}
 }
 
-// wrote notes a write that an instance of the server has acknowledged.
-func (o *openRegion) wrote(instance int64) {
-	for {
-		old := o.unsynced.Load()
-		if old != 0 && old <= instance || o.unsynced.CompareAndSwap(old, instance) {
-			return
-		}
-	}
-}
-
 // fence ties later mutations to sl until that has reconnected.
 func (s *Session) fence(sl *slot) {
 	s.mu.Lock()
@@ -328,7 +315,7 @@ func (s *Session) Open(ctx context.Context, name string) (transport.Region, tran
 	if err != nil {
 		return nil, transport.Info{}, err
 	}
-	o := &openRegion{name: name, info: info, syncing: make(chan struct{}, 1)}
+	o := &openRegion{name: name, info: info, Witness: transport.NewWitness()}
 	s.mu.Lock()
 	s.regions[c.head.handle] = o
 	s.mu.Unlock()

@@ -113,7 +113,7 @@ func (r *Region) write(ctx context.Context, p []byte, off int64) (int, error) {
 	c.out = p
 	// The instance of before: if the server restarts meanwhile, the write may have
 	// gone to either.
-	defer r.open.wrote(r.s.instances.Load())
+	defer r.open.Wrote(r.s.instances.Load())
 	return c.count(len(p), r.s.do(ctx, c))
 }
 
@@ -206,26 +206,15 @@ func (r *Region) Sync(ctx context.Context) error {
 	if err := r.usable(); err != nil {
 		return err
 	}
-	// One at a time: two could not both say that the same writes were lost.
-	select {
-	case r.open.syncing <- struct{}{}:
-		defer func() { <-r.open.syncing }()
-	case <-ctx.Done():
-		return ctx.Err()
+	err := r.open.Sync(ctx, r.s.instances.Load, func() error {
+		c := r.newCall(header{op: opSync})
+		defer c.free()
+		return r.s.do(ctx, c)
+	})
+	if err == region.ErrLost {
+		return fmt.Errorf("sync %q: the server restarted: %w", r.open.name, err)
 	}
-	c := r.newCall(header{op: opSync})
-	defer c.free()
-	oldest := r.open.unsynced.Swap(0)
-	if err := r.s.do(ctx, c); err != nil {
-		if oldest != 0 {
-			r.open.wrote(oldest)
-		}
-		return err
-	}
-	if oldest != 0 && oldest != r.s.instances.Load() {
-		return fmt.Errorf("sync %q: the server restarted: %w", r.open.name, region.ErrLost)
-	}
-	return nil
+	return err
 }
 
 // Zero makes [off, off+n) read as zeros.
@@ -248,7 +237,7 @@ func (r *Region) clear(ctx context.Context, what op, off, n int64) error {
 	}
 	c := r.newCall(header{op: what, off: off, n: n})
 	defer c.free()
-	defer r.open.wrote(r.s.instances.Load())
+	defer r.open.Wrote(r.s.instances.Load())
 	return r.s.do(ctx, c)
 }
 

@@ -107,5 +107,5 @@ func (e *env) span(size, most int64) (off, n int64) {
 // sentinels are the errors that keep their identity on the way to a client.
 var sentinels = []error{
 	region.ErrClosed, region.ErrOutOfRange, region.ErrReadOnly, region.ErrNotFound, region.ErrFenced,
-	region.ErrNoSpace, region.ErrUnavailable, region.ErrBadRequest, errors.ErrUnsupported,
+	region.ErrNoSpace, region.ErrUnavailable, region.ErrLost, region.ErrBadRequest, errors.ErrUnsupported,
 }

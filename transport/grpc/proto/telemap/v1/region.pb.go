@@ -850,8 +850,11 @@ func (x *WriteReply) GetWritten() int64 {
 }
 
 type SyncRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Absent from clients that do not care whether the server that took their
+	// writes is the one that syncs.
+	Stamp         *Stamp `protobuf:"bytes,2,opt,name=stamp,proto3" json:"stamp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -891,6 +894,13 @@ func (x *SyncRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *SyncRequest) GetStamp() *Stamp {
+	if x != nil {
+		return x.Stamp
+	}
+	return nil
 }
 
 type SyncReply struct {
@@ -1290,9 +1300,10 @@ const file_telemap_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"WriteReply\x12-\n" +
 	"\afailure\x18\x01 \x01(\v2\x13.telemap.v1.FailureR\afailure\x12\x18\n" +
-	"\awritten\x18\x02 \x01(\x03R\awritten\"!\n" +
+	"\awritten\x18\x02 \x01(\x03R\awritten\"J\n" +
 	"\vSyncRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\v\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
+	"\x05stamp\x18\x02 \x01(\v2\x11.telemap.v1.StampR\x05stamp\"\v\n" +
 	"\tSyncReply\"n\n" +
 	"\vZeroRequest\x12'\n" +
 	"\x05stamp\x18\x01 \x01(\v2\x11.telemap.v1.StampR\x05stamp\x12\x12\n" +
@@ -1369,34 +1380,35 @@ var file_telemap_v1_region_proto_depIdxs = []int32{
 	2,  // 3: telemap.v1.ReadVecRequest.spans:type_name -> telemap.v1.Span
 	0,  // 4: telemap.v1.WriteRequest.stamp:type_name -> telemap.v1.Stamp
 	10, // 5: telemap.v1.WriteReply.failure:type_name -> telemap.v1.Failure
-	0,  // 6: telemap.v1.ZeroRequest.stamp:type_name -> telemap.v1.Stamp
-	0,  // 7: telemap.v1.DiscardRequest.stamp:type_name -> telemap.v1.Stamp
-	2,  // 8: telemap.v1.NextDataReply.data:type_name -> telemap.v1.Span
-	3,  // 9: telemap.v1.Region.Attach:input_type -> telemap.v1.AttachRequest
-	5,  // 10: telemap.v1.Region.Open:input_type -> telemap.v1.OpenRequest
-	7,  // 11: telemap.v1.Region.List:input_type -> telemap.v1.ListRequest
-	9,  // 12: telemap.v1.Region.Read:input_type -> telemap.v1.ReadRequest
-	12, // 13: telemap.v1.Region.ReadVec:input_type -> telemap.v1.ReadVecRequest
-	14, // 14: telemap.v1.Region.Write:input_type -> telemap.v1.WriteRequest
-	16, // 15: telemap.v1.Region.Sync:input_type -> telemap.v1.SyncRequest
-	18, // 16: telemap.v1.Region.Zero:input_type -> telemap.v1.ZeroRequest
-	20, // 17: telemap.v1.Region.Discard:input_type -> telemap.v1.DiscardRequest
-	22, // 18: telemap.v1.Region.NextData:input_type -> telemap.v1.NextDataRequest
-	4,  // 19: telemap.v1.Region.Attach:output_type -> telemap.v1.AttachReply
-	6,  // 20: telemap.v1.Region.Open:output_type -> telemap.v1.OpenReply
-	8,  // 21: telemap.v1.Region.List:output_type -> telemap.v1.ListReply
-	11, // 22: telemap.v1.Region.Read:output_type -> telemap.v1.ReadReply
-	13, // 23: telemap.v1.Region.ReadVec:output_type -> telemap.v1.ReadVecReply
-	15, // 24: telemap.v1.Region.Write:output_type -> telemap.v1.WriteReply
-	17, // 25: telemap.v1.Region.Sync:output_type -> telemap.v1.SyncReply
-	19, // 26: telemap.v1.Region.Zero:output_type -> telemap.v1.ZeroReply
-	21, // 27: telemap.v1.Region.Discard:output_type -> telemap.v1.DiscardReply
-	23, // 28: telemap.v1.Region.NextData:output_type -> telemap.v1.NextDataReply
-	19, // [19:29] is the sub-list for method output_type
-	9,  // [9:19] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	0,  // 6: telemap.v1.SyncRequest.stamp:type_name -> telemap.v1.Stamp
+	0,  // 7: telemap.v1.ZeroRequest.stamp:type_name -> telemap.v1.Stamp
+	0,  // 8: telemap.v1.DiscardRequest.stamp:type_name -> telemap.v1.Stamp
+	2,  // 9: telemap.v1.NextDataReply.data:type_name -> telemap.v1.Span
+	3,  // 10: telemap.v1.Region.Attach:input_type -> telemap.v1.AttachRequest
+	5,  // 11: telemap.v1.Region.Open:input_type -> telemap.v1.OpenRequest
+	7,  // 12: telemap.v1.Region.List:input_type -> telemap.v1.ListRequest
+	9,  // 13: telemap.v1.Region.Read:input_type -> telemap.v1.ReadRequest
+	12, // 14: telemap.v1.Region.ReadVec:input_type -> telemap.v1.ReadVecRequest
+	14, // 15: telemap.v1.Region.Write:input_type -> telemap.v1.WriteRequest
+	16, // 16: telemap.v1.Region.Sync:input_type -> telemap.v1.SyncRequest
+	18, // 17: telemap.v1.Region.Zero:input_type -> telemap.v1.ZeroRequest
+	20, // 18: telemap.v1.Region.Discard:input_type -> telemap.v1.DiscardRequest
+	22, // 19: telemap.v1.Region.NextData:input_type -> telemap.v1.NextDataRequest
+	4,  // 20: telemap.v1.Region.Attach:output_type -> telemap.v1.AttachReply
+	6,  // 21: telemap.v1.Region.Open:output_type -> telemap.v1.OpenReply
+	8,  // 22: telemap.v1.Region.List:output_type -> telemap.v1.ListReply
+	11, // 23: telemap.v1.Region.Read:output_type -> telemap.v1.ReadReply
+	13, // 24: telemap.v1.Region.ReadVec:output_type -> telemap.v1.ReadVecReply
+	15, // 25: telemap.v1.Region.Write:output_type -> telemap.v1.WriteReply
+	17, // 26: telemap.v1.Region.Sync:output_type -> telemap.v1.SyncReply
+	19, // 27: telemap.v1.Region.Zero:output_type -> telemap.v1.ZeroReply
+	21, // 28: telemap.v1.Region.Discard:output_type -> telemap.v1.DiscardReply
+	23, // 29: telemap.v1.Region.NextData:output_type -> telemap.v1.NextDataReply
+	20, // [20:30] is the sub-list for method output_type
+	10, // [10:20] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_telemap_v1_region_proto_init() }
