@@ -154,19 +154,20 @@ func ExampleOpener_Open() {
 // to write before they are synced. [mount.Options] has them too.
 func Example_hooks() {
 	ctx := context.Background()
-	header := []byte("version 7")
+	local := make(chan region.Range, 1)
 	var p *pager.Pager
 	p, err := pager.Open(ctx, backend.FromReadWriterAt(make(buffer, 128<<10), 128<<10), pager.Options{
 		Pull: pager.PullOptions{Off: true},
 		Push: pager.PushOptions{Off: true},
 		Hooks: pager.Hooks{
-			ChunkLocal: func(r region.Range) { fmt.Println("local", r) },
+			// Readers of the chunk do not wait for this hook.
+			ChunkLocal: func(r region.Range) { local <- r },
 			BeforeSync: func(ctx context.Context) error {
 				fmt.Println("before sync")
 				if p.Stats().WrittenBytes > 0 {
 					return nil // written already, and Close syncs once more
 				}
-				_, err := p.WriteAt(ctx, header, 0)
+				_, err := p.WriteAt(ctx, []byte("version 7"), 0)
 				return err
 			},
 			BeforeClose: func(context.Context) error {
@@ -181,6 +182,7 @@ func Example_hooks() {
 	if err := p.Ensure(ctx, 0, 1); err != nil {
 		log.Fatal(err)
 	}
+	fmt.Println("local", <-local)
 	if err := p.Sync(ctx); err != nil {
 		log.Fatal(err)
 	}
