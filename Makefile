@@ -25,6 +25,10 @@ demo: ## serve, mount, read, write and compare on this machine (DEMO='--size 1Gi
 test: ## every test that this machine and user can run
 	$(GO) test ./...
 
+.PHONY: e2e
+e2e: ## real programs (ext4, SQLite, fio, kill -9) on mounted regions
+	TELEMAP_E2E=1 $(GO) test -count=1 -timeout 900s ./e2e
+
 .PHONY: race
 race: ## the tests with the race detector, then on one processor
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on ./...
@@ -76,7 +80,7 @@ fuzz: ## every fuzz target for FUZZTIME each (default 10s)
 	[ -s "$$list" ] || { echo "no fuzz target found" >&2; exit 1; }; \
 	while read -r pkg name; do \
 		echo "== $$name in $$pkg"; \
-		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "$$pkg"; \
 	done < "$$list"
 
 .PHONY: bench
