@@ -9,11 +9,14 @@ import (
 
 // A report is what --json writes.
 type report struct {
-	Time    time.Time  `json:"time"`
-	Machine machine    `json:"machine"`
-	Size    int64      `json:"size_bytes"`
-	Runs    int        `json:"runs"`
-	Rows    []rowEntry `json:"rows"`
+	Time    time.Time `json:"time"`
+	Machine machine   `json:"machine"`
+	Size    int64     `json:"size_bytes"`
+	Runs    int       `json:"runs"`
+	// Load is the load average of the last minute, before and after. The bench
+	// adds to it; much more than the number of CPUs means that others were busy.
+	Load []float64  `json:"load,omitempty"`
+	Rows []rowEntry `json:"rows"`
 }
 
 // A machine is where the figures come from.

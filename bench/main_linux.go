@@ -112,8 +112,10 @@ func bench(o options) (err error) {
 
 	rep := report{Time: time.Now(), Machine: thisMachine(), Size: o.size, Runs: o.runs}
 	e := engine{runs: o.runs, only: o.only, log: os.Stderr}
+	rep.Load = loadAverage(nil)
 	results, err := e.run(ctx, groups(s))
-	fmt.Printf("%s\n%d MiB, %d rounds, median [min–max]\n\n", rep.Machine, o.size>>20, o.runs)
+	rep.Load = loadAverage(rep.Load)
+	fmt.Printf("%s\n%d MiB, %d rounds, median [min–max], load average before and after %.1f\n\n", rep.Machine, o.size>>20, o.runs, rep.Load)
 	err = errors.Join(err, writeTable(os.Stdout, results))
 	if o.json != "" {
 		err = errors.Join(err, writeFile(o.json, func(w io.Writer) error { return writeJSON(w, rep, results) }))
@@ -146,4 +148,17 @@ func thisMachine() machine {
 		}
 	}
 	return m
+}
+
+// loadAverage appends the load average of the last minute, if there is one.
+func loadAverage(to []float64) []float64 {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return to
+	}
+	var v float64
+	if _, err := fmt.Sscan(string(text), &v); err != nil {
+		return to
+	}
+	return append(to, v)
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"time"
 )
 
@@ -75,8 +74,13 @@ func (s *site) serveMemory() (string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if out, err := exec.CommandContext(s.ctx, s.telemap, "cp", "--progress=false", s.source.path, srv.addr).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("populate the memory: %w: %s", err, out)
+		p, err := s.start(s.ctx, s.telemap, "cp", "--progress=false", s.source.path, srv.addr)
+		if err != nil {
+			return nil, err
+		}
+		defer s.ended(p)
+		if <-p.done; p.err != nil {
+			return nil, p.failure(p.err)
 		}
 		return srv, nil
 	})

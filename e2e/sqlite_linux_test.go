@@ -182,6 +182,9 @@ func TestSQLiteSurvivesAKilledMount(t *testing.T) {
 			}
 		}
 		_ = cmd.Wait() // it fails, as the disk does
+		if committed < at {
+			t.Fatalf("kill %d: the database took %d transactions and then no more, before the kill at %d", round, committed, at)
+		}
 		l.detach()
 
 		m, l, db = open() // the file system replays its journal
