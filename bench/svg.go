@@ -11,7 +11,7 @@ import (
 const (
 	plotLabels = 330 // the column of names on the left
 	plotBars   = 520
-	plotRight  = 330 // figures and verdicts
+	plotRight  = 390 // figures and verdicts
 	plotRow    = 26
 	plotTop    = 84
 	plotGap    = 12 // between groups
